@@ -1,0 +1,1 @@
+"""Settings and the state folder; the only place that reads the environment."""

@@ -1,0 +1,87 @@
+"""The state folder ("home") and where everything lives in it. Only `conf/` reads the environment."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+FORMAT = 1
+
+
+class HomeError(Exception):
+    """The state folder cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Home:
+    """A state folder: `GREENLIGHT_HOME`, or `.greenlight` in the working directory."""
+
+    root: Path
+
+    @classmethod
+    def from_environment(cls, default: str = ".greenlight") -> "Home":
+        return cls(Path(os.environ.get("GREENLIGHT_HOME") or default).absolute())
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log.db"
+
+    @property
+    def history(self) -> Path:
+        return self.root / "history"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.root / "snapshots"
+
+    @property
+    def releases(self) -> Path:
+        return self.root / "releases"
+
+    @property
+    def registry_uri(self) -> str:
+        return f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts"
+
+    @property
+    def ledger(self) -> Path:
+        return self.root / "ledger.jsonl"
+
+    @property
+    def keys(self) -> Path:
+        """Folder (mode 0700) with the Ed25519 key that signs decisions and releases."""
+        return self.root / "keys"
+
+    @property
+    def bentos(self) -> Path:
+        """`BENTOML_HOME` of this home: one per server."""
+        return self.root / "bentoml"
+
+    @property
+    def marker(self) -> Path:
+        return self.root / "home.json"
+
+    def open(self, kind: str = "home") -> "Home":
+        """Make the folder if need be, or check that it is one of ours. Safe to repeat after an interruption."""
+        if self.root.exists() and not self.root.is_dir():
+            raise HomeError(f"{self.root} is a file, not a folder: set GREENLIGHT_HOME to a folder")
+        if not self.marker.exists():
+            if self.root.exists() and any(self.root.iterdir()):
+                raise HomeError(
+                    f"{self.root} is not empty and not a Greenlight home: set GREENLIGHT_HOME to another folder"
+                )
+            self.root.mkdir(parents=True, exist_ok=True)
+            part = self.marker.with_suffix(".part")
+            part.write_text(json.dumps({"format": FORMAT, "kind": kind}))
+            part.replace(self.marker)
+        return self
+
+    def kind(self) -> str | None:
+        """`home` or `demo`; None where the folder has no readable marker."""
+        try:
+            return json.loads(self.marker.read_text())["kind"]
+        except (FileNotFoundError, NotADirectoryError, KeyError, json.JSONDecodeError):
+            return None

@@ -1,0 +1,191 @@
+"""Typed, frozen settings. `default.yaml` < the file that `GREENLIGHT_CONF` names < `GREENLIGHT_<SECTION>__<KEY>`.
+
+An entry point calls `load()` once and hands each function its section. An unknown key is refused with the nearest name.
+"""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+PREFIX = "GREENLIGHT_"
+NOT_SETTINGS = {"GREENLIGHT_HOME", "GREENLIGHT_CONF", "GREENLIGHT_REQUIRE_SERVICES"}  # read elsewhere, or by the tests
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class SettingsError(Exception):
+    """A setting is unknown or out of range; the message names it, the value and the rule."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Data(Section):
+    """Reading events in."""
+
+    zone: str = "UTC"  # of text lines whose times carry none
+    scales: dict[str, Positive] = Field(
+        default_factory=dict
+    )  # largest rating per source, where it is not the usual one
+
+
+class Snapshot(Section):
+    """How a history becomes interactions."""
+
+    full_watch_minutes: Annotated[int, Field(ge=1)] = 60  # distinct minutes that count as strength 1
+    click_strength: Share = 0.3  # a click is interest, not yet liking
+
+
+class InputsGate(Section):
+    """Is the data fit to learn from?"""
+
+    min_interactions: Count = 1000
+    min_viewers: Count = 50
+    min_items: Count = 50
+    max_missing_share: Share = 0.2  # of movies without title or genre
+    max_duplicate_share: Share = 0.5  # of lines that were already there
+    max_unreadable_share: Share = 0.05
+    max_age_days: Positive = 14  # newest event against the home's clock
+
+
+class OfflineGate(Section):
+    """A screen before an audience meets the model."""
+
+    margin: Share = 0.02  # how much worse than the champion, relative, its lower bound may be
+    min_test_viewers: Count = 100
+    max_slice_loss: Share = 0.2  # relative loss against popularity that a slice may show
+    max_test_over_validation: Positive = 1.5  # relative to popularity's own ratio; more is a leak
+
+
+class InfraGate(Section):
+    """Will it run?"""
+
+    golden_requests: Annotated[int, Field(ge=2)] = 50
+    time_ratio: Positive = 50.0  # median time of a slate over popularity's in the same process
+    memory_mb: Positive = 1024  # growth of the process while it loads and answers
+    load_timeout_s: Positive = 60
+
+
+class Train(Section):
+    models: tuple[str, ...] = ("popularity", "ease", "ranker")
+    trials: Count = 0
+    minutes: Positive | None = None
+    candidate_timeout_minutes: Positive = 30  # a fit that hangs is killed and marked failed
+    seed: int = 0
+
+
+class Evaluate(Section):
+    test_days: Annotated[int, Field(ge=1)] = 14
+    validation_days: Annotated[int, Field(ge=1)] = 14
+    bootstrap: Annotated[int, Field(ge=100)] = 1000
+    level: Share = 0.95  # of the intervals
+
+
+class Serving(Section):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 3000
+    workers: Annotated[int, Field(ge=1, le=64)] = 2
+    default_k: Annotated[int, Field(ge=1)] = 20
+    max_k: Annotated[int, Field(ge=1)] = 100
+    deadline_ms: Positive = 500  # where the caller names none; callers cut off at 600 to 800
+    max_deadline_ms: Positive = 2000  # the outer bound
+    inline_below_ms: Positive = (
+        1.0  # scoring the infra gate measured faster than this skips the thread pool (a hop costs 60 us)
+    )
+    pool_threads: Annotated[int, Field(ge=1)] = 4
+    journal_capacity: Annotated[int, Field(ge=1)] = (
+        100_000  # impressions waiting for the log; more are dropped and counted
+    )
+
+
+class Registry(Section):
+    name: str = "recommender"
+    port: Annotated[int, Field(ge=0, le=65535)] = 5000
+
+
+class Settings(Section):
+    clock: Literal["event", "wall"] = "event"  # event: recorded or simulated data; wall: a live site
+    data: Data = Data()
+    snapshot: Snapshot = Snapshot()
+    inputs: InputsGate = InputsGate()
+    offline: OfflineGate = OfflineGate()
+    infra: InfraGate = InfraGate()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    serving: Serving = Serving()
+    registry: Registry = Registry()
+
+
+def load(environment: dict[str, str] | None = None) -> Settings:
+    """The settings in force. SettingsError names the key, the value and the rule, and the nearest known name."""
+    environment = dict(os.environ) if environment is None else environment
+    merged = _read(Path(__file__).parent / "default.yaml")
+    if extra := environment.get("GREENLIGHT_CONF"):
+        named = Path(__file__).parent / f"{extra}.yaml"
+        merged = _merge(merged, _read(named if named.exists() else Path(extra)))
+    merged = _merge(merged, _overrides(environment))
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as why:
+        raise SettingsError(_explain(why)) from why
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: no such settings file (GREENLIGHT_CONF names `production` or a path)") from None
+    except yaml.YAMLError as why:
+        raise SettingsError(f"{path}: not YAML: {why}") from why
+
+
+def _overrides(environment: dict[str, str]) -> dict[str, Any]:
+    """`GREENLIGHT_SERVING__PORT=3001` becomes {"serving": {"port": 3001}}; values are read as YAML."""
+    found: dict[str, Any] = {}
+    for name, value in sorted(environment.items()):
+        if name.startswith(PREFIX) and name not in NOT_SETTINGS:
+            *sections, key = name.removeprefix(PREFIX).lower().split("__")
+            place = found
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[key] = yaml.safe_load(value)
+    return found
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _merge(base[key], over[key])
+        for key in base.keys() & over.keys()
+        if isinstance(base[key], dict) and isinstance(over[key], dict)
+    }
+    return {**base, **over, **both}
+
+
+def _explain(why: ValidationError) -> str:
+    return "; ".join(_sentence(error["loc"], error["type"], error["msg"], error["input"]) for error in why.errors())
+
+
+def _sentence(loc: tuple[int | str, ...], kind: str, message: str, value: Any) -> str:
+    name = ".".join(str(part) for part in loc)
+    if kind != "extra_forbidden":
+        return f"setting {name} = {value!r}: {message}"
+    known = _names_beside(loc)
+    nearest = difflib.get_close_matches(str(loc[-1]), known, n=1, cutoff=0.0)
+    return f"unknown setting {name}; did you mean {'.'.join([*map(str, loc[:-1]), *nearest])}?"
+
+
+def _names_beside(loc: tuple[int | str, ...]) -> list[str]:
+    model: Any = Settings
+    for part in loc[:-1]:
+        annotation = model.model_fields[part].annotation
+        model = next(
+            (a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, Section)), None
+        )
+    return list(model.model_fields) if model else []

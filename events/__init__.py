@@ -1,0 +1,1 @@
+"""What happened: typed events, the log, the archive."""

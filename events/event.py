@@ -1,0 +1,114 @@
+"""What happened, as typed, versioned, frozen records: one model per kind.
+
+Every event has an `event_id` and `ts`, the time it happened in milliseconds since 1970 (UTC). The id of an imported
+line is `content_id(dialect, line content)`, so the same line imported twice, from any file, is one event.
+"""
+
+import hashlib
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, model_validator
+
+# Ids travel in comma-separated answers, text lines and URLs: no comma, no white space, no control characters.
+Id = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\s,\x00-\x1f\x7f]+$")]
+Millis = Annotated[int, Field(ge=0, le=253_402_300_799_999)]  # up to the year 9999
+
+POSITIVE = 0.7  # strength from which an interaction counts as liked
+
+EVENTS, CATALOGUE, IMPRESSIONS, DEAD_LETTER = "events", "catalogue", "impressions", "dead-letter"  # the topics
+
+
+def content_id(dialect: str, content: str) -> str:
+    """Deterministic event id of an imported line: 128 bits of SHA-256 over dialect and content."""
+    return hashlib.sha256(f"{dialect}\x00{content}".encode()).hexdigest()[:32]
+
+
+class Event(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    topic: ClassVar[str] = EVENTS
+
+    version: Literal[1] = 1
+    event_id: Id
+    ts: Millis
+
+
+class Watch(Event):
+    """One minute of a movie was streamed; watch time is the number of distinct minutes per user and movie."""
+
+    kind: Literal["watch"] = "watch"
+    user_id: Id
+    movie_id: Id
+    minute: Annotated[int, Field(ge=0, le=100_000)]
+
+
+class Rating(Event):
+    kind: Literal["rating"] = "rating"
+    user_id: Id
+    movie_id: Id
+    rating: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    scale: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]  # the largest rating its source allows
+
+    @model_validator(mode="after")
+    def _within_scale(self) -> "Rating":
+        if self.rating > self.scale:
+            raise ValueError(f"rating {self.rating:g} is above its scale's maximum {self.scale:g}")
+        return self
+
+    @property
+    def strength(self) -> float:
+        """How much the viewer liked it, 0 to 1."""
+        return self.rating / self.scale
+
+
+class Click(Event):
+    kind: Literal["click"] = "click"
+    user_id: Id
+    movie_id: Id
+    request_id: Id | None = None
+
+
+class Account(Event):
+    kind: Literal["account"] = "account"
+    user_id: Id
+
+
+class Movie(Event):
+    """A line of the catalogue. Catalogues carry no times, so `ts` is 0."""
+
+    topic: ClassVar[str] = CATALOGUE
+    kind: Literal["movie"] = "movie"
+    ts: Millis = 0
+    movie_id: Id
+    title: str = ""
+    genres: tuple[str, ...] = ()
+
+
+class Impression(Event):
+    """A slate that was served. `event_id` is the request id; `ts` the home's clock, `wall_ts` the wall's."""
+
+    topic: ClassVar[str] = IMPRESSIONS
+    kind: Literal["impression"] = "impression"
+    wall_ts: Millis
+    user_id: str
+    arm: str
+    release: str  # digest of the release that answered
+    rung: Literal["model", "stale", "precomputed", "popularity"]
+    items: tuple[str, ...]
+    propensities: tuple[float, ...]
+    k: int
+    latency_ms: float
+
+
+class Unreadable(Event):
+    """A record that could not be read, kept whole in the dead letter with the reason."""
+
+    topic: ClassVar[str] = DEAD_LETTER
+    kind: Literal["unreadable"] = "unreadable"
+    source: str  # file name or topic
+    line: int  # line number in the source, or offset in the topic
+    reason: str
+    raw: str  # the record itself, undecodable bytes as backslash escapes
+
+
+AnyEvent = Annotated[Watch | Rating | Click | Account | Movie | Impression | Unreadable, Field(discriminator="kind")]
+ANY_EVENT: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)

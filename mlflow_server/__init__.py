@@ -1,0 +1,1 @@
+"""The registry, the ledger and the release."""

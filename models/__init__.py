@@ -1,0 +1,1 @@
+"""Mathematics only: one file per model."""

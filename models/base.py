@@ -1,0 +1,180 @@
+"""The contract of a model: history in, scores out, files without pickle.
+
+A model is a class with a frozen dataclass `Config` and two methods. It is named by its short name (`ease`), by
+`package.module.Class`, or by `FILE.py:Class`; nothing else in the project changes when one is added.
+
+    fit(history: Interactions) -> Self
+        Learn from everything before `history.end_ms`. Use `self.config` and, for chance, `self.rng()`.
+    score(histories: Histories, live: LiveCounts, now_ms: int) -> (viewers, items) float32 or float64
+        Higher is better, one row per viewer, one column per movie of `live.catalogue`, which begins with the catalogue
+        of the fit and may have newer movies after it. `-inf` means "never"; NaN and +inf are faults.
+        A row may depend on that viewer's history, `live` and `now_ms` only: never on who else is in the batch.
+        Viewers unseen in training are just histories; an empty history must be answered too.
+    save(folder) / load(folder)
+        By default every attribute set by `fit` that is a NumPy array or sparse matrix goes to `.npy`, plain values to
+        JSON. Override both for anything else; only .npy (no objects), .safetensors, .txt (LightGBM), .onnx and .json
+        may be written: there is no pickle anywhere.
+
+Shapes and dtypes of `Interactions`, `Histories` and `LiveCounts` are in `models/interactions.py`.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from scipy.sparse import csr_array, issparse
+
+from models.interactions import DAY_MS, Histories, Interactions, LiveCounts
+
+if TYPE_CHECKING:
+    import optuna
+
+DISCOVERY_PLACE = 10  # the place of a slate, counted from 1, that a discovery may take
+DISCOVERY_POOL = 20  # the place is drawn among this many best items outside the hot ones
+
+
+@dataclass(frozen=True)
+class NoConfig:
+    """Config of a model without settings."""
+
+    @classmethod
+    def suggest(cls, trial: "optuna.Trial") -> Self:
+        return cls()
+
+
+class Recommender(ABC):
+    Config: ClassVar[type] = NoConfig
+    config: Any
+
+    def __init__(self, config: Any = None, seed: int = 0) -> None:
+        self.config = self.Config() if config is None else config
+        self.seed = seed
+
+    def rng(self) -> np.random.Generator:
+        """The source of chance of this model: the same seed gives the same model."""
+        return np.random.default_rng(self.seed)
+
+    @property
+    def half_lives_days(self) -> tuple[float, ...]:
+        """Half-lives at which `live` must hold counts when `score` is called."""
+        return ()
+
+    @abstractmethod
+    def fit(self, history: Interactions) -> Self:
+        """Learn from everything before `history.end_ms`."""
+
+    @abstractmethod
+    def score(self, histories: Histories, live: LiveCounts, now_ms: int) -> np.ndarray:
+        """Scores (viewers, items of `live.catalogue`); higher is better, -inf means never."""
+
+    def discover(self, histories: Histories, live: LiveCounts, now_ms: int) -> np.ndarray | None:
+        """Scores (viewers, items) for the discovery place, -inf at hot items; None where the model has none."""
+        return None
+
+    def save(self, folder: Path) -> None:
+        """Write what `fit` learned: arrays as `.npy`, sparse matrices as three of them, plain values as JSON."""
+        folder.mkdir(parents=True, exist_ok=True)
+        plain: dict[str, Any] = {}
+        for name, value in self._learned().items():
+            if issparse(value):
+                matrix = csr_array(value)
+                for part in ("data", "indices", "indptr"):
+                    np.save(folder / f"{name}.{part}.npy", getattr(matrix, part), allow_pickle=False)
+                plain[name] = {"sparse": [int(n) for n in matrix.shape]}
+            elif isinstance(value, np.ndarray):
+                np.save(folder / f"{name}.npy", value, allow_pickle=False)
+            else:
+                plain[name] = {"value": value}
+        (folder / "learned.json").write_text(json.dumps(plain, indent=1, sort_keys=True))
+
+    def load(self, folder: Path) -> Self:
+        """Read what `save` wrote into this instance, which was made with the same config."""
+        for name, how in json.loads((folder / "learned.json").read_text()).items():
+            if "sparse" in how:
+                data, indices, indptr = (
+                    np.load(folder / f"{name}.{p}.npy", allow_pickle=False) for p in ("data", "indices", "indptr")
+                )
+                setattr(self, name, csr_array((data, indices, indptr), shape=tuple(how["sparse"])))
+            else:
+                setattr(self, name, how["value"])
+        for file in folder.glob("*.npy"):
+            if file.stem.count(".") == 0:
+                setattr(self, file.stem, np.load(file, allow_pickle=False))
+        return self
+
+    def _learned(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("config", "seed")}
+
+
+@dataclass(frozen=True, eq=False)
+class Slates:
+    """Slates of a batch: items (viewers, k) int32 codes, -1 past a slate's end; scores (viewers, k) float64."""
+
+    items: np.ndarray
+    scores: np.ndarray
+    non_finite: int  # NaN or +inf scores that were dropped
+
+
+def slates(model: Recommender, histories: Histories, live: LiveCounts, now_ms: int, k: int) -> Slates:
+    """The k best unseen movies for each viewer, best first; ties fall by a hash of the movie id.
+
+    Raises ValueError where the model's answer has the wrong shape or type: the model is at fault, not the viewer.
+    """
+    scores = checked_scores(model.score(histories, live, now_ms), len(histories), len(live.catalogue), "score")
+    faults = int(np.count_nonzero(np.isnan(scores) | np.isposinf(scores)))
+    scores = np.where(np.isfinite(scores), scores, -np.inf)
+    chances = model.discover(histories, live, now_ms) if k >= DISCOVERY_PLACE else None
+    if chances is not None:
+        chances = checked_scores(chances, len(histories), len(live.catalogue), "discover")
+    items = np.full((len(histories), k), -1, np.int32)
+    for viewer in range(len(histories)):
+        row = scores[viewer]
+        row[histories.seen(viewer)] = -np.inf
+        best = top(row, k, live.catalogue.tie_breaks)
+        if chances is not None and len(best) >= DISCOVERY_PLACE:
+            draw = _discovery(chances[viewer], histories, viewer, live, now_ms, best)
+            best = best if draw is None else np.insert(np.delete(best, -1), DISCOVERY_PLACE - 1, draw)
+        items[viewer, : len(best)] = best
+    picked = np.take_along_axis(scores, np.maximum(items, 0), axis=1).astype(np.float64)
+    return Slates(items, np.where(items >= 0, picked, -np.inf), faults)
+
+
+def top(scores: np.ndarray, k: int, tie_breaks: np.ndarray) -> np.ndarray:
+    """Codes of the k highest finite scores of one viewer, (<= k,) int64, best first, ties by `tie_breaks`."""
+    k = min(k, len(scores))
+    if k <= 0:
+        return np.zeros(0, np.int64)
+    threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
+    near = np.flatnonzero((scores >= threshold) & (scores > -np.inf))
+    return near[np.lexsort((tie_breaks[near], -scores[near]))][:k]
+
+
+def checked_scores(scores: np.ndarray, viewers: int, items: int, method: str) -> np.ndarray:
+    """The answer of a model if it is (viewers, items) floats, copied; ValueError otherwise."""
+    if not isinstance(scores, np.ndarray) or scores.dtype.kind != "f":
+        raise ValueError(f"{method} must return a float array, got {getattr(scores, 'dtype', type(scores).__name__)}")
+    if scores.shape != (viewers, items):
+        raise ValueError(f"{method} must return shape (viewers, items) = ({viewers}, {items}), got {scores.shape}")
+    return np.array(scores)
+
+
+def _discovery(
+    chances: np.ndarray, histories: Histories, viewer: int, live: LiveCounts, now_ms: int, best: np.ndarray
+) -> int | None:
+    """One of the best items outside the slate, drawn by hash(user, day): the same all day, another tomorrow."""
+    chances[histories.seen(viewer)] = -np.inf
+    chances[best] = -np.inf
+    pool = top(np.where(np.isfinite(chances), chances, -np.inf), DISCOVERY_POOL, live.catalogue.tie_breaks)
+    if len(pool) == 0:
+        return None
+    key = f"{histories.viewer_ids[viewer]}\x00{now_ms // DAY_MS}".encode()
+    return int(pool[int.from_bytes(blake2b(key, digest_size=8).digest()) % len(pool)])
+
+
+def settings_of(model: Recommender) -> dict[str, Any]:
+    """The model's Config as plain values, for runs and manifests."""
+    return asdict(model.config)

@@ -1,0 +1,200 @@
+"""What models see: the catalogue, the interactions of the past, histories of viewers, live counts. Plain NumPy.
+
+Times are int64 milliseconds since 1970 (UTC), named `*_ms` or `times`; half-lives and ages are in days.
+Users and items are integer codes into `user_ids` and `catalogue.ids`. A catalogue only ever grows at its end, so a code
+given when a model was fitted still means the same movie today.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.sparse import csr_array
+
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """The movies that exist, in a fixed order.
+
+    ids: (items,) str; titles: (items,) str; genres: (items, len(genre_names)) bool.
+    """
+
+    ids: np.ndarray
+    titles: np.ndarray
+    genres: np.ndarray
+    genre_names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Code of each movie id."""
+        return {movie: code for code, movie in enumerate(self.ids.tolist())}
+
+    @cached_property
+    def tie_breaks(self) -> np.ndarray:
+        """(items,) int64 rank used among equal scores: a hash of the id, so neither order nor popularity leaks in."""
+        from hashlib import blake2b
+
+        keys = np.array([int.from_bytes(blake2b(i.encode(), digest_size=8).digest()[:7]) for i in self.ids.tolist()])
+        return np.argsort(np.argsort(keys, kind="stable"), kind="stable")
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """Everything viewers did up to `end_ms`, oldest first. A pair may recur (a re-rating): the latest counts.
+
+    users: (n,) int32 codes into user_ids; items: (n,) int32 codes into catalogue.ids; times: (n,) int64, ascending;
+    strengths: (n,) float32 in 0..1 (from `events.event.POSITIVE` = 0.7 on, liked); user_ids: (users,) str.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    times: np.ndarray
+    strengths: np.ndarray
+    user_ids: np.ndarray
+    catalogue: Catalogue
+    end_ms: int
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def before(self, moment_ms: int) -> "Interactions":
+        """The part that was known at `moment_ms` (exclusive), same codes."""
+        n = int(np.searchsorted(self.times, moment_ms, side="left"))
+        return Interactions(
+            self.users[:n],
+            self.items[:n],
+            self.times[:n],
+            self.strengths[:n],
+            self.user_ids,
+            self.catalogue,
+            min(moment_ms, self.end_ms),
+        )
+
+    def latest(self) -> "Interactions":
+        """One interaction for each (user, item): the newest; still ascending in time."""
+        pairs = self.users.astype(np.int64) * len(self.catalogue) + self.items
+        _, last = np.unique(pairs[::-1], return_index=True)
+        keep = np.sort(len(self) - 1 - last)
+        return Interactions(
+            self.users[keep],
+            self.items[keep],
+            self.times[keep],
+            self.strengths[keep],
+            self.user_ids,
+            self.catalogue,
+            self.end_ms,
+        )
+
+    def matrix(self, positive_from: float = 0.0, half_life_days: float | None = None) -> csr_array:
+        """(users, items) float32: 1, or the decay at `end_ms`, for each pair of strength `positive_from` or more."""
+        part = self.latest()
+        keep = part.strengths >= positive_from
+        values = decay(part.end_ms - part.times[keep], half_life_days).astype(np.float32)
+        shape = (len(self.user_ids), len(self.catalogue))
+        return csr_array((values, (part.users[keep], part.items[keep])), shape=shape)
+
+
+def decay(age_ms: np.ndarray, half_life_days: float | None) -> np.ndarray:
+    """2^(-age / half-life); 1 where no half-life is given. Ages below zero count as zero."""
+    if half_life_days is None:
+        return np.ones(len(age_ms))
+    return np.exp2(-np.maximum(age_ms, 0) / (half_life_days * DAY_MS))
+
+
+@dataclass(frozen=True, eq=False)
+class Histories:
+    """A batch of viewers' recent interactions, and everything each has seen.
+
+    Viewer v did `items[indptr[v]:indptr[v+1]]` (int32 codes into `catalogue`) at `times` (int64 ms, ascending within
+    a viewer) with `strengths` (float32): at most the last `RECENT` (50) interactions. `seen_items[seen_indptr[v]:...]`
+    holds every item the viewer has ever interacted with. A viewer never seen before has an empty history.
+    """
+
+    viewer_ids: Sequence[str]
+    indptr: np.ndarray
+    items: np.ndarray
+    times: np.ndarray
+    strengths: np.ndarray
+    seen_indptr: np.ndarray
+    seen_items: np.ndarray
+    catalogue: Catalogue
+
+    def __len__(self) -> int:
+        return len(self.viewer_ids)
+
+    def decayed(self, now_ms: int, half_life_days: float | None = None, positive_from: float = 0.0) -> csr_array:
+        """(viewers, items) float32: each recent interaction of at least that strength, decayed to `now_ms`."""
+        rows = np.repeat(np.arange(len(self)), np.diff(self.indptr))
+        keep = self.strengths >= positive_from
+        values = decay(now_ms - self.times[keep], half_life_days).astype(np.float32)
+        return csr_array((values, (rows[keep], self.items[keep])), shape=(len(self), len(self.catalogue)))
+
+    def seen(self, viewer: int) -> np.ndarray:
+        """Codes of all the items that viewer number `viewer` of the batch has interacted with."""
+        return self.seen_items[self.seen_indptr[viewer] : self.seen_indptr[viewer + 1]]
+
+
+RECENT = 50  # interactions of a viewer that a history carries
+
+
+@dataclass(frozen=True, eq=False)
+class LiveCounts:
+    """How often each movie of today's catalogue was liked, decayed to `as_of_ms`, one row per declared half-life.
+
+    counts: (len(half_lives_days), items) float64 = sum over interactions with strength >= 0.7 of 2^(-age / half-life).
+    """
+
+    half_lives_days: tuple[float, ...]
+    counts: np.ndarray
+    as_of_ms: int
+    catalogue: Catalogue
+
+    def decayed(self, half_life_days: float) -> np.ndarray:
+        """(items,) counts at one declared half-life; KeyError names the declared ones."""
+        try:
+            return self.counts[self.half_lives_days.index(half_life_days)]
+        except ValueError:
+            raise KeyError(
+                f"half-life {half_life_days} days is not declared; declared: {self.half_lives_days}"
+            ) from None
+
+
+def live_counts(
+    history: Interactions, half_lives_days: Iterable[float], now_ms: int, positive_from: float = 0.7
+) -> LiveCounts:
+    """Decayed counts as of `now_ms` of what `history` holds before it."""
+    part = history.before(now_ms).latest()
+    liked = part.strengths >= positive_from
+    half_lives = tuple(dict.fromkeys(half_lives_days))
+    counts = np.zeros((len(half_lives), len(history.catalogue)))
+    for row, half_life in enumerate(half_lives):
+        weights = decay(now_ms - part.times[liked], half_life)
+        counts[row] = np.bincount(part.items[liked], weights=weights, minlength=len(history.catalogue))
+    return LiveCounts(half_lives, counts, now_ms, history.catalogue)
+
+
+def histories_of(history: Interactions, viewer_codes: np.ndarray, now_ms: int, recent: int = RECENT) -> Histories:
+    """Histories as of `now_ms` for viewers given by their codes in `history`; unknown viewers are code -1."""
+    part = history.before(now_ms).latest()
+    order = np.argsort(part.users, kind="stable")  # by viewer, oldest first within a viewer
+    users = part.users[order]
+    starts, ends = (np.searchsorted(users, viewer_codes, side=side) for side in ("left", "right"))
+    rows = [order[max(s, e - recent) : e] for s, e in zip(starts, ends, strict=True)]
+    seen = [order[s:e] for s, e in zip(starts, ends, strict=True)]
+    flat, flat_seen = (np.concatenate(r) if len(r) else np.zeros(0, np.int64) for r in (rows, seen))
+    return Histories(
+        viewer_ids=[str(history.user_ids[c]) if c >= 0 else "" for c in viewer_codes],
+        indptr=np.concatenate([[0], np.cumsum([len(r) for r in rows])]).astype(np.int64),
+        items=part.items[flat],
+        times=part.times[flat],
+        strengths=part.strengths[flat],
+        seen_indptr=np.concatenate([[0], np.cumsum([len(r) for r in seen])]).astype(np.int64),
+        seen_items=part.items[flat_seen],
+        catalogue=history.catalogue,
+    )

@@ -1,0 +1,1 @@
+"""One file per gate: a pure function from evidence to a Decision."""

@@ -1,0 +1,1 @@
+"""Slates over HTTP: the edge, the ladder, the journal."""
