@@ -2,10 +2,48 @@
 PYTHON ?= python3
 BIN := .venv/bin
 UV := 0.13.9
+ARGS ?=
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+export BENTOML_DO_NOT_TRACK := true
+
+.PHONY: demo test quick lint services lock audit bench-serving bench-models clean
+
+demo: .venv/installed  ## the whole loop, from nothing to a served, explained, gated recommender
+	$(BIN)/greenlight demo $(ARGS)
+
+test: .venv/installed services  ## every test
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+quick: .venv/installed  ## the tests that start no server
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not server and not long" $(ARGS)
+
+lint: .venv/installed  ## style, types, known vulnerabilities
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+services:  ## what tests need beyond Python: strace and Chromium, where this user may install them
+	@deploy/services.sh
+
+lock:  ## one lock for Python 3.11 to 3.13
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --extra dev pyproject.toml -o requirements.lock
+
+audit: .venv/installed  ## known vulnerabilities in what is installed
+	$(BIN)/pip-audit --require-hashes --disable-pip -r requirements.lock
+
+bench-serving: .venv/installed  ## /recommend beside bare Starlette, native BentoML and mlflow models serve
+	$(BIN)/python -m benchmarks.serving $(ARGS)
+
+bench-models: .venv/installed  ## quality, speed and size of every model; writes docs/models.md
+	$(BIN)/python -m benchmarks.models $(ARGS)
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet uv==$(UV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
+
+clean:
+	rm -rf .venv .greenlight build *.egg-info

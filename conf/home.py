@@ -5,10 +5,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from conf.errors import PlainError
+
 FORMAT = 1
 
 
-class HomeError(Exception):
+class HomeError(PlainError):
     """The state folder cannot be used; the message says why and what to do."""
 
 
@@ -64,19 +66,22 @@ class Home:
     def marker(self) -> Path:
         return self.root / "home.json"
 
+    @property
+    def _part(self) -> Path:
+        return self.marker.with_suffix(".part")
+
     def open(self, kind: str = "home") -> "Home":
         """Make the folder if need be, or check that it is one of ours. Safe to repeat after an interruption."""
         if self.root.exists() and not self.root.is_dir():
             raise HomeError(f"{self.root} is a file, not a folder: set GREENLIGHT_HOME to a folder")
         if not self.marker.exists():
-            if self.root.exists() and any(self.root.iterdir()):
+            if self.root.exists() and any(entry != self._part for entry in self.root.iterdir()):
                 raise HomeError(
                     f"{self.root} is not empty and not a Greenlight home: set GREENLIGHT_HOME to another folder"
                 )
             self.root.mkdir(parents=True, exist_ok=True)
-            part = self.marker.with_suffix(".part")
-            part.write_text(json.dumps({"format": FORMAT, "kind": kind}))
-            part.replace(self.marker)
+            self._part.write_text(json.dumps({"format": FORMAT, "kind": kind}))
+            self._part.replace(self.marker)
         return self
 
     def kind(self) -> str | None:

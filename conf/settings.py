@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from conf.errors import PlainError
+
 PREFIX = "GREENLIGHT_"
 NOT_SETTINGS = {"GREENLIGHT_HOME", "GREENLIGHT_CONF", "GREENLIGHT_REQUIRE_SERVICES"}  # read elsewhere, or by the tests
 
@@ -19,7 +21,7 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 
 
-class SettingsError(Exception):
+class SettingsError(PlainError):
     """A setting is unknown or out of range; the message names it, the value and the rule."""
 
 
@@ -139,11 +141,16 @@ def load(environment: dict[str, str] | None = None) -> Settings:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such settings file (GREENLIGHT_CONF names `production` or a path)") from None
     except yaml.YAMLError as why:
         raise SettingsError(f"{path}: not YAML: {why}") from why
+    if not isinstance(content, dict):
+        raise SettingsError(
+            f"{path}: settings are `section: {{key: value}}`, this file holds a {type(content).__name__}"
+        )
+    return content
 
 
 def _overrides(environment: dict[str, str]) -> dict[str, Any]:
@@ -155,6 +162,8 @@ def _overrides(environment: dict[str, str]) -> dict[str, Any]:
             place = found
             for section in sections:
                 place = place.setdefault(section, {})
+                if not isinstance(place, dict):
+                    raise SettingsError(f"{name}: {section} is set as a whole too; set either it or its keys")
             place[key] = yaml.safe_load(value)
     return found
 

@@ -20,6 +20,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from conf.errors import PlainError
+
 Verdict = Literal["pass", "fail", "cannot say"]
 GENESIS = "0" * 64
 
@@ -56,7 +58,7 @@ class Entry:
     signature: str
 
 
-class LedgerError(Exception):
+class LedgerError(PlainError):
     """The ledger is broken or was tampered with; the message names the line and what is wrong."""
 
 
