@@ -1,5 +1,245 @@
-"""The command line: one short function per verb."""
+"""The command line: one short function per verb, imports inside it, so that each verb pays only for what it uses.
+
+Exit status: 0 done, 1 refused by a gate, 2 wrong use or broken input, 130 interrupted.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from conf.errors import PlainError
+from conf.home import Home
+from conf.settings import Settings, load
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help=__doc__)
+data = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Bring events in, give them back.")
+app.add_typer(data, name="data")
+
+REFUSED, WRONG, INTERRUPTED = 1, 2, 130
+console = Console(stderr=True, highlight=False)  # progress and errors; results go to standard output
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
 
 
 def main() -> None:
-    """Entry point."""
+    """Run a verb; every known error is one plain sentence and a status that a cron job can use."""
+    try:
+        status = app(standalone_mode=False) or 0
+    except (PlainError, typer.TyperException) as why:
+        console.print(
+            f"[red]greenlight:[/red] {_escaped(getattr(why, 'format_message', why.__str__)())}", soft_wrap=True
+        )
+        status = WRONG
+    if status == INTERRUPTED:
+        console.print("greenlight: interrupted; the same command goes on from here")
+    sys.exit(status)
+
+
+@app.command()
+def demo(
+    source: Annotated[
+        str, typer.Option("--data", help="A file or folder of ratings, or `movietweetings`.")
+    ] = "movietweetings",
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    once: Annotated[bool, typer.Option("--once", help="End after the scoreboard instead of staying up.")] = False,
+    as_json: Json = False,
+) -> int:
+    """The whole loop, from nothing to a served, explained, gated recommender.
+
+    Example: `greenlight demo --once`
+    """
+    from pipelines.demo import run
+
+    board = run(Home.from_environment(".greenlight/demo"), load(), source=source, seed=seed, once=once)
+    if as_json:
+        _print(board, as_json=True)
+    return 0 if all(step["ok"] for step in board["steps"]) else WRONG
+
+
+@app.command()
+def status(as_json: Json = False) -> int:
+    """What is in force, what is broken, and the next command.
+
+    Example: `greenlight status --json`
+    """
+    from pipelines.status import parts, settings_in_force
+
+    home, settings = Home.from_environment(), load()
+    found, force = parts(home), settings_in_force(settings)
+    if as_json:
+        _print({"home": str(home.root), "parts": [asdict(p) for p in found], "settings": force}, as_json=True)
+    else:
+        _print_status(home, found, force)
+    return WRONG if any(part.state == "broken" for part in found) else 0
+
+
+@data.command("import")
+def data_import(
+    source: Annotated[
+        str, typer.Argument(help="File, folder, zip, gzip, `-` for standard input, or `movietweetings`.")
+    ],
+    dialect: Annotated[str | None, typer.Option(help="How to read it, where its form leaves a doubt.")] = None,
+    scale: Annotated[float | None, typer.Option(help="Largest rating the source allows.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Read MovieLens, MovieTweetings, the site's text lines or JSON lines. Importing twice adds nothing.
+
+    Example: `greenlight data import ml-latest-small.zip`
+    """
+    from pipelines.data import import_data
+
+    home, settings = _home()
+    with _progress("reading") as progress:
+        report = import_data(home, settings, source, dialect=dialect, scale=scale, progress=progress)
+    _print(report, as_json)
+    return 0
+
+
+@data.command("export")
+def data_export(
+    target: Annotated[str, typer.Argument(help="File to write, or `-` for standard output.")],
+    dead_letter: Annotated[bool, typer.Option("--dead-letter", help="The unreadable records too.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Give everything back as JSON lines, which `data import` reads.
+
+    Example: `greenlight data export all.jsonl.gz --dead-letter`
+    """
+    from pipelines.data import export_data
+
+    home, settings = _home()
+    with _progress("writing") as progress:
+        report = export_data(home, settings, target, dead_letter=dead_letter, progress=progress)
+    if target != "-":
+        _print(report, as_json)
+    return 0
+
+
+@app.command()
+def train(
+    model: Annotated[
+        list[str] | None, typer.Option(help="Short name, pkg.Class or FILE.py:Class; repeat for more.")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="Tuning trials per model, on validation.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Tuning time per model.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Cut a snapshot, train candidates, judge them, register them; the first champion is decided here.
+
+    Example: `greenlight train --model ease --model my_model.py:MyModel --trials 20`
+    """
+    from pipelines.train import train as run
+
+    home, settings = _home()
+    chosen = settings.train
+    outcome = run(
+        home,
+        settings,
+        models=tuple(model) if model else chosen.models,
+        trials=chosen.trials if trials is None else trials,
+        minutes=chosen.minutes if minutes is None else minutes,
+        seed=chosen.seed if seed is None else seed,
+        report=lambda line: console.print(_escaped(line), soft_wrap=True),
+    )
+    _print(outcome, as_json)
+    return 0
+
+
+@app.command()
+def ledger(
+    verify: Annotated[bool, typer.Option("--verify", help="Check the chain, the hashes and the signatures.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Every decision, registration, promotion and refusal, oldest first.
+
+    Example: `greenlight ledger --verify`
+    """
+    from mlflow_server.ledger import Ledger, SigningKey
+
+    home, _ = _home()
+    book = Ledger(home.ledger, SigningKey(home.keys))
+    if verify:
+        _print({"entries": book.verify(), "holds": True}, as_json)
+    elif as_json:
+        _print({"entries": [asdict(entry) for entry in book.entries()]}, as_json)
+    else:
+        for entry in book.entries():
+            print(f"{entry.seq:>5}  {entry.kind:<10}  {entry.actor:<12}  {_one_line(entry.body)}")
+    return 0
+
+
+@app.command()
+def why(request_id: Annotated[str, typer.Argument(help="The answer's X-Request-Id.")], as_json: Json = False) -> int:
+    """One served slate back to rung, release, version, gates, snapshot and commit.
+
+    Example: `greenlight why 01JD…  --json`
+    """
+    from pipelines.why import explain
+
+    home, _ = _home()
+    _print(explain(home, request_id), as_json)
+    return 0
+
+
+def _home() -> tuple[Home, Settings]:
+    return Home.from_environment().open(), load()
+
+
+def _print(result: Any, as_json: bool) -> None:
+    """A result as JSON, or as `name  value` lines for people."""
+    plain = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
+    if as_json:
+        print(json.dumps(plain, indent=2, ensure_ascii=False, default=str))
+        return
+    width = max((len(name) for name in plain), default=0)
+    for name, value in plain.items():
+        print(f"{name.replace('_', ' '):<{width}}  {_one_line(value)}")
+
+
+def _one_line(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_one_line(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_one_line(v) for v in value)
+    return f"{value:,.4g}" if isinstance(value, float) else f"{value}"
+
+
+def _print_status(home: Home, found: list[Any], force: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table("part", "state", "what", "next command", box=None, pad_edge=False)
+    colours = {"ok": "green", "empty": "yellow", "broken": "red"}
+    for part in found:
+        table.add_row(part.name, f"[{colours[part.state]}]{part.state}[/]", _escaped(part.detail), _escaped(part.next))
+    out = Console(highlight=False)
+    out.print(f"home {home.root}", soft_wrap=True)
+    out.print(table)
+    for section, values in force.items():
+        out.print(f"[dim]{section}[/dim]  {_escaped(_one_line(values))}", soft_wrap=True)
+
+
+def _escaped(text: object) -> str:
+    from rich.markup import escape
+
+    return escape(str(text))
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar on standard error, fed with (done, total); total None where it is not known."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total=None: bar.update(task, completed=done, total=total)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""What is in force, what is broken, which command helps. Reads files only, so it works when everything is down."""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from conf.errors import PlainError
+from conf.home import Home
+from conf.settings import Settings
+from events.event import DEAD_LETTER, EVENTS
+from events.log import LocalLog
+from mlflow_server.ledger import Entry, Ledger, SigningKey
+from mlflow_server.release import verify
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the home: its state, a sentence about it, and the next command where one helps."""
+
+    name: str
+    state: Literal["ok", "empty", "broken"]
+    detail: str
+    next: str = ""
+
+
+def parts(home: Home) -> list[Part]:
+    """Every part, in the order in which the loop fills them."""
+    if home.kind() is None:
+        return [
+            Part("home", "empty", f"{home.root} does not exist yet", "greenlight demo, or greenlight data import FILE")
+        ]
+    return [_checked(name, look, home) for name, look in _LOOKS.items()]
+
+
+def settings_in_force(settings: Settings) -> dict[str, Any]:
+    """Every setting as plain values; anything named like a secret is masked."""
+    return _masked(settings.model_dump(mode="json"))
+
+
+def champion(ledger: Ledger) -> Entry | None:
+    """The ledger line that put the present champion in charge."""
+    return next((e for e in reversed(list(ledger.entries("promotion"))) if e.body["alias"] == "champion"), None)
+
+
+def _checked(name: str, look: Callable[[Home], Part], home: Home) -> Part:
+    try:
+        return look(home)
+    except (PlainError, OSError, sqlite3.Error) as why:
+        return Part(name, "broken", str(why), _HELP.get(name, ""))
+
+
+def _log(home: Home) -> Part:
+    if not home.log.exists():
+        return Part("log", "empty", "no event has come in", "greenlight data import FILE")
+    with LocalLog(home.log) as log:
+        events, dead, lag = log.count(EVENTS), log.count(DEAD_LETTER), log.lag(EVENTS, "archive")
+    helps = "greenlight data export - --dead-letter shows the unreadable ones" if dead else ""
+    return Part("log", "ok", f"{events:,} events, {dead:,} unreadable; {lag:,} not yet archived", helps)
+
+
+def _snapshot(home: Home) -> Part:
+    from pipelines.snapshot import load
+
+    newest = max(_folders(home.snapshots), key=lambda f: f.stat().st_mtime, default=None)
+    if newest is None:
+        return Part("snapshot", "empty", "no history was cut yet", "greenlight train")
+    cut = load(newest)
+    return Part(
+        "snapshot",
+        "ok",
+        f"{cut.id[:12]}: {len(cut.interactions):,} interactions of {len(cut.interactions.user_ids):,} viewers",
+    )
+
+
+def _ledger(home: Home) -> Part:
+    if not home.ledger.exists():
+        return Part("ledger", "empty", "nothing was decided yet", "greenlight train")
+    count = Ledger(home.ledger, SigningKey(home.keys)).verify()
+    return Part("ledger", "ok", f"{count} entries, chain and signatures hold")
+
+
+def _champion(home: Home) -> Part:
+    entry = champion(Ledger(home.ledger, SigningKey(home.keys)))
+    if entry is None:
+        return Part("champion", "empty", "no version is in charge", "greenlight train")
+    manifest = verify(home.releases / entry.body["release"])
+    return Part("champion", "ok", f"version {entry.body['version']} ({manifest.model}), {entry.body['rule']}")
+
+
+def _registry(home: Home) -> Part:
+    path = home.root / "mlflow.db"
+    if not path.exists():
+        return Part("registry", "empty", "no run was logged yet", "greenlight train")
+    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
+        (versions,) = database.execute("SELECT count(*) FROM model_versions").fetchone()
+    return Part(
+        "registry", "ok", f"{versions} model versions", f"mlflow server --backend-store-uri {home.registry_uri}"
+    )
+
+
+def _bento(home: Home) -> Part:
+    if not any(_folders(home.bentos / "bentos")):
+        return Part("bento", "empty", "no release was packaged yet", "greenlight train")
+    return Part("bento", "ok", f"in {home.bentos}", f"BENTOML_HOME={home.bentos} bentoml serve greenlight:latest")
+
+
+_LOOKS: dict[str, Callable[[Home], Part]] = {
+    "log": _log,
+    "snapshot": _snapshot,
+    "ledger": _ledger,
+    "registry": _registry,
+    "champion": _champion,
+    "bento": _bento,
+}
+_HELP = {
+    "log": "greenlight data import FILE into a new GREENLIGHT_HOME",
+    "snapshot": "greenlight train cuts a new one",
+    "ledger": "greenlight ledger --verify names the line; restore the file from a backup",
+    "champion": "greenlight train builds a new release",
+    "registry": "restore mlflow.db from a backup; the ledger still holds what was decided",
+}
+
+
+def _folders(parent: Path) -> Iterator[Path]:
+    return (f for f in parent.glob("*") if f.is_dir() and not f.name.startswith(".")) if parent.is_dir() else iter(())
+
+
+def _masked(value: Any, name: str = "") -> Any:
+    if isinstance(value, dict):
+        return {key: _masked(inner, key) for key, inner in value.items()}
+    secret = any(word in name for word in ("secret", "password", "token", "private"))
+    return "********" if secret and value else value
