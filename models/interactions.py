@@ -6,7 +6,7 @@ given when a model was fitted still means the same movie today.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -66,29 +66,41 @@ class Interactions:
     def before(self, moment_ms: int) -> "Interactions":
         """The part that was known at `moment_ms` (exclusive), same codes."""
         n = int(np.searchsorted(self.times, moment_ms, side="left"))
-        return Interactions(
-            self.users[:n],
-            self.items[:n],
-            self.times[:n],
-            self.strengths[:n],
-            self.user_ids,
-            self.catalogue,
-            min(moment_ms, self.end_ms),
-        )
+        if n == len(self) and moment_ms >= self.end_ms:
+            return self
+        part = self._rows(slice(n), min(moment_ms, self.end_ms))
+        if self.__dict__.get("_latest") is self:  # no pair recurs here, so none does in a part: spare it the sort
+            part.__dict__["_latest"] = part
+            part.__dict__["by_viewer"] = self.by_viewer[self.by_viewer < n]
+        return part
 
     def latest(self) -> "Interactions":
-        """One interaction for each (user, item): the newest; still ascending in time."""
+        """One interaction for each (user, item): the newest; still ascending in time. Computed once."""
+        return self._latest
+
+    @cached_property
+    def _latest(self) -> "Interactions":
         pairs = self.users.astype(np.int64) * len(self.catalogue) + self.items
         _, last = np.unique(pairs[::-1], return_index=True)
-        keep = np.sort(len(self) - 1 - last)
-        return Interactions(
-            self.users[keep],
-            self.items[keep],
-            self.times[keep],
-            self.strengths[keep],
-            self.user_ids,
-            self.catalogue,
-            self.end_ms,
+        if len(last) == len(self):
+            return self
+        part = self._rows(np.sort(len(self) - 1 - last), self.end_ms)
+        part.__dict__["_latest"] = part
+        return part
+
+    @cached_property
+    def by_viewer(self) -> np.ndarray:
+        """(n,) row numbers ordered by viewer, oldest first within a viewer."""
+        return np.argsort(self.users, kind="stable")
+
+    def _rows(self, rows: slice | np.ndarray, end_ms: int) -> "Interactions":
+        return replace(
+            self,
+            users=self.users[rows],
+            items=self.items[rows],
+            times=self.times[rows],
+            strengths=self.strengths[rows],
+            end_ms=end_ms,
         )
 
     def matrix(self, positive_from: float = 0.0, half_life_days: float | None = None) -> csr_array:
@@ -182,19 +194,26 @@ def live_counts(
 def histories_of(history: Interactions, viewer_codes: np.ndarray, now_ms: int, recent: int = RECENT) -> Histories:
     """Histories as of `now_ms` for viewers given by their codes in `history`; unknown viewers are code -1."""
     part = history.before(now_ms).latest()
-    order = np.argsort(part.users, kind="stable")  # by viewer, oldest first within a viewer
-    users = part.users[order]
+    users = part.users[part.by_viewer]
     starts, ends = (np.searchsorted(users, viewer_codes, side=side) for side in ("left", "right"))
-    rows = [order[max(s, e - recent) : e] for s, e in zip(starts, ends, strict=True)]
-    seen = [order[s:e] for s, e in zip(starts, ends, strict=True)]
-    flat, flat_seen = (np.concatenate(r) if len(r) else np.zeros(0, np.int64) for r in (rows, seen))
+    kept = part.by_viewer[_spans(np.maximum(starts, ends - recent), ends)]
     return Histories(
-        viewer_ids=[str(history.user_ids[c]) if c >= 0 else "" for c in viewer_codes],
-        indptr=np.concatenate([[0], np.cumsum([len(r) for r in rows])]).astype(np.int64),
-        items=part.items[flat],
-        times=part.times[flat],
-        strengths=part.strengths[flat],
-        seen_indptr=np.concatenate([[0], np.cumsum([len(r) for r in seen])]).astype(np.int64),
-        seen_items=part.items[flat_seen],
+        viewer_ids=[str(history.user_ids[code]) if code >= 0 else "" for code in viewer_codes],
+        indptr=_bounds(np.minimum(ends - starts, recent)),
+        items=part.items[kept],
+        times=part.times[kept],
+        strengths=part.strengths[kept],
+        seen_indptr=_bounds(ends - starts),
+        seen_items=part.items[part.by_viewer[_spans(starts, ends)]],
         catalogue=history.catalogue,
     )
+
+
+def _spans(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The integers of [start, end) for each pair, one after the other."""
+    bounds = _bounds(ends - starts)
+    return np.arange(bounds[-1]) + np.repeat(starts - bounds[:-1], ends - starts)
+
+
+def _bounds(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
