@@ -1,0 +1,131 @@
+"""Run `bentoml serve` on a packaged release, as a child process with its own process group."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import psutil
+
+from conf.errors import PlainError
+from conf.home import Home
+from conf.settings import Settings
+
+START_S = 90.0  # the longest that a server may take to answer
+STOP_S = 10.0  # the longest that it may take to end by itself
+
+
+class ServeError(PlainError):
+    """The server cannot start; the message says why and what to do."""
+
+
+@dataclass
+class Server:
+    """A running server. `workers` are the processes that answer; `stop` ends all of them."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def readiness(self) -> dict[str, Any]:
+        """What the worker that happens to answer says of itself."""
+        return httpx.get(f"{self.url}/readyz", timeout=5).json()
+
+    @property
+    def workers(self) -> list[int]:
+        return [child.pid for child in psutil.Process(self.process.pid).children() if _is_worker(child)]
+
+    def stop(self) -> None:
+        """Ask it to end, then make it. The workers have sessions of their own, so they are found by descent."""
+        try:
+            family = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            family = []
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        for child in family:
+            if child.is_running():
+                child.kill()
+        self.process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, why: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def serve(home: Home, settings: Settings, tag: str = "greenlight:latest", port: int | None = None) -> Server:
+    """Start the server and wait until it answers. `port` 0 takes a free one; without, the settings' own.
+
+    ServeError where the port is taken, or the server ends or does not answer: with the end of its log.
+    """
+    host, port = settings.serving.host, settings.serving.port if port is None else port
+    port = _free_port(host, port)
+    folder = home.root / "serving"  # an empty working directory, so that no file there is taken for a module
+    folder.mkdir(parents=True, exist_ok=True)
+    log = home.root / "serving.log"
+    command = [sys.executable, "-m", "bentoml", "serve", tag, "--host", host, "--port", str(port)]
+    environment = home.environment(
+        GREENLIGHT_SERVING__WORKERS=str(settings.serving.workers), GREENLIGHT_CLOCK=settings.clock
+    )
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    server = Server(f"http://{host}:{port}", process, log)
+    try:
+        _wait(server, log.stat().st_size)
+    except BaseException:
+        server.stop()
+        raise
+    return server
+
+
+def _free_port(host: str, port: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as why:
+            raise ServeError(
+                f"port {port} on {host} cannot be used ({os.strerror(why.errno or 0)}): "
+                "stop what listens there, or set GREENLIGHT_SERVING__PORT to another"
+            ) from why
+        return probe.getsockname()[1]
+
+
+def _wait(server: Server, log_from: int) -> None:
+    until = time.monotonic() + START_S
+    while time.monotonic() < until:
+        if server.process.poll() is not None:
+            raise ServeError(f"the server ended at once: {_tail(server.log)}")
+        try:
+            server.readiness()
+            return
+        except (httpx.TransportError, ValueError):
+            time.sleep(0.1)
+    raise ServeError(f"the server did not answer within {START_S:g} s: {_tail(server.log)}")
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace").strip()[-1500:]
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return "_bentoml_impl.worker.service" in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False

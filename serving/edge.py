@@ -1,0 +1,238 @@
+"""The edge: a small ASGI app in front of BentoML's stack that answers the hot routes itself and passes the rest on.
+
+    GET  /recommend/{user_id}?k=20   text/plain: movie ids on one line, comma separated, best first
+    POST /v1/recommend               {"user_id": "42", "k": 20} -> request_id, arm, release, rung, items with scores
+    GET  /readyz /livez /healthz /metrics
+
+Every answer carries X-Request-Id; a slate also X-Rung, X-Arm, X-Release and X-State. `X-Deadline-Ms` is how long the
+caller waits. BentoML's own layers cost four fifths of the throughput and all of the tail: they are not on this path.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+import orjson
+
+from conf.home import Home
+from conf.settings import Settings
+from mlflow_server.release import ReleaseError
+from serving import metrics as prometheus
+from serving import reading
+from serving.journal import Journal, RequestIds, Served, wall_ms
+from serving.ladder import Request, Slate, recommend
+from serving.metrics import Metrics
+from serving.pool import CallerGone
+from serving.reading import JSON, ASGIApp, Headers, Message, Receive, Refused, Scope, Send
+from serving.shelf import Shelf
+
+log = logging.getLogger("greenlight.serving")
+
+ARM = "champion"
+USER_PREFIX = b"/recommend/"
+TEXT = b"text/plain; charset=utf-8"
+STATUS = {status: f"{status // 100}xx" for status in range(100, 600)}
+
+
+class Call(NamedTuple):
+    """One request on its way through the edge. `begun` is on the clock of `time.monotonic`."""
+
+    scope: Scope
+    receive: Receive
+    begun: float
+    request_id: str
+
+
+class Reply(NamedTuple):
+    status: int
+    headers: Headers
+    body: bytes
+
+
+Handler = Callable[[Call], Awaitable[Reply]]
+
+
+class Edge:
+    """Answers the hot routes; `inner` answers the rest. `open_shelf` reads the release when the worker starts."""
+
+    def __init__(self, inner: ASGIApp, open_shelf: Callable[[], Shelf], home: Home | None, settings: Settings) -> None:
+        self.inner, self.open_shelf, self.settings = inner, open_shelf, settings
+        self.metrics, self.ids = Metrics(), RequestIds()
+        self.journal = Journal(home, settings.serving.journal_capacity, self.metrics)
+        self.shelf: Shelf | None = None
+        self._exact: dict[str, tuple[Handler, tuple[str, ...]]] = {
+            "/v1/recommend": (self._post, ("POST",)),
+            "/readyz": (self._readyz, ("GET", "HEAD")),
+            "/livez": (self._livez, ("GET", "HEAD")),
+            "/healthz": (self._livez, ("GET", "HEAD")),
+            "/metrics": (self._metrics, ("GET", "HEAD")),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self._lifespan(scope, receive, send)
+        if scope["type"] != "http":
+            return await self.inner(scope, receive, send)
+        raw = scope["raw_path"]
+        if raw.startswith(USER_PREFIX) and b"/" not in raw[len(USER_PREFIX) :]:
+            return await self._answer(self._get, ("GET", "HEAD"), "/recommend/{user_id}", scope, receive, send)
+        if found := self._exact.get(scope["path"]):
+            return await self._answer(*found, scope["path"], scope, receive, send)
+        return await self.inner(scope, receive, send)
+
+    async def _answer(
+        self, handler: Handler, methods: tuple[str, ...], route: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Send what `handler` replies, or a plain sentence, and count it."""
+        call = Call(scope, receive, time.monotonic(), self.ids.next())
+        try:
+            if scope["method"] not in methods:
+                raise _other_method(scope["method"], methods)
+            status, headers, body = await handler(call)
+        except Refused as why:
+            status, headers, body = _refusal(why, as_json=route == "/v1/recommend")
+        except CallerGone:
+            self.metrics.requests.labels(route, "gone").inc()
+            return
+        headers += [(b"content-length", b"%d" % len(body)), (b"x-request-id", call.request_id.encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+        self.metrics.requests.labels(route, STATUS[status]).inc()
+        self.metrics.latency.labels(route).observe(time.monotonic() - call.begun)
+
+    # Life ---------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Read the release, start the journal. ReleaseError where there is not even a popularity ranking."""
+        self.shelf = self.open_shelf()
+        self.shelf.start()
+        self.journal.start()
+        gc.collect()
+        gc.freeze()  # a full collection over the libraries' heap would stall requests for 200 ms
+
+    def stop(self) -> None:
+        if self.shelf is not None:
+            self.shelf.close()
+        self.journal.close()
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Start before BentoML's own start-up, stop after its shutdown."""
+
+        async def receiving() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                self.start()
+            return message
+
+        async def sending(message: Message) -> None:
+            if message["type"].startswith("lifespan.shutdown"):
+                self.stop()
+            await send(message)
+
+        try:
+            await self.inner(scope, receiving, sending)
+        except ReleaseError as why:
+            await send({"type": "lifespan.startup.failed", "message": f"the worker cannot start: {why}"})
+
+    # Slates -------------------------------------------------------------------------------------------------------
+
+    async def slate(
+        self, user_id: str, k: int, call: Call, deadline_ms: float, gone: Callable[[], Awaitable[None]]
+    ) -> Slate:
+        """One slate, journaled: what both routes and BentoML's own API answer with."""
+        shelf = self._opened()
+        request = Request(user_id, k, call.begun + deadline_ms / 1000, gone)
+        slate = await recommend(request, shelf, self.metrics)
+        latency_ms = (time.monotonic() - call.begun) * 1000
+        what = (slate.rung, slate.ids, k, latency_ms)
+        self.journal.put(Served(call.request_id, shelf.now_ms(), wall_ms(), user_id, ARM, shelf.release, *what))
+        return slate
+
+    async def _get(self, call: Call) -> Reply:
+        scope, serving = call.scope, self.settings.serving
+        user_id = reading.user_in_path(scope["raw_path"][len(USER_PREFIX) :])
+        k = reading.k_in_query(scope["query_string"], serving)
+        deadline_ms = reading.deadline_ms(scope["headers"], serving)
+        if scope["method"] == "HEAD":  # nobody would see a slate, so none is made
+            return Reply(200, [(b"content-type", TEXT)], b"")
+        slate = await self.slate(user_id, k, call, deadline_ms, reading.until_gone(call.receive))
+        return Reply(200, [(b"content-type", TEXT), *self._told(slate)], ",".join(slate.ids).encode())
+
+    async def _post(self, call: Call) -> Reply:
+        headers, serving = call.scope["headers"], self.settings.serving
+        deadline_ms = reading.deadline_ms(headers, serving)
+        user_id, k = reading.wish(headers, await reading.body(call.receive), serving)
+        slate = await self.slate(user_id, k, call, deadline_ms, reading.until_gone(call.receive))
+        answer = orjson.dumps(self.as_json(slate, call.request_id))
+        return Reply(200, [(b"content-type", JSON), *self._told(slate)], answer)
+
+    def as_json(self, slate: Slate, request_id: str) -> dict[str, Any]:
+        """The JSON answer. Scores are finite: a slate holds no other."""
+        columns = zip(slate.ids, slate.titles, slate.scores, strict=True)
+        return {
+            "request_id": request_id,
+            "arm": ARM,
+            "release": self._opened().release,
+            "rung": slate.rung,
+            "items": [{"movie_id": i, "title": t, "score": s} for i, t, s in columns],
+        }
+
+    def _told(self, slate: Slate) -> Headers:
+        shelf = self._opened()
+        return [
+            (b"x-rung", slate.rung.encode()),
+            (b"x-arm", ARM.encode()),
+            (b"x-release", shelf.release.encode()),
+            (b"x-state", shelf.state.encode()),
+        ]
+
+    def _opened(self) -> Shelf:
+        if self.shelf is None:
+            raise Refused(503, "the worker is starting: its release is not read yet")
+        return self.shelf
+
+    # Health -------------------------------------------------------------------------------------------------------
+
+    async def _readyz(self, call: Call) -> Reply:
+        """`ready` only with the model; `fallback-only` is 200 too, since it serves, and body and header say so."""
+        shelf = self.shelf
+        if shelf is None:
+            return Reply(503, [(b"content-type", JSON), (b"x-state", b"starting")], b'{"state":"starting"}')
+        body = {
+            "state": shelf.state,
+            "reason": shelf.trouble,
+            "release": shelf.release,
+            "model": shelf.ready.name if shelf.ready else None,
+            "inline": shelf.inline,
+            "made_ahead": shelf.ahead is not None,
+            "worker": os.getpid(),
+            "source": __file__,
+            "mlflow_imported": "mlflow" in sys.modules,
+        }
+        return Reply(200, [(b"content-type", JSON), (b"x-state", shelf.state.encode())], orjson.dumps(body))
+
+    async def _livez(self, call: Call) -> Reply:
+        return Reply(200, [(b"content-type", TEXT)], b"alive\n")
+
+    async def _metrics(self, call: Call) -> Reply:
+        text = await asyncio.to_thread(self.metrics.text)
+        return Reply(200, [(b"content-type", prometheus.CONTENT_TYPE)], text)
+
+
+def _other_method(method: str, methods: tuple[str, ...]) -> Refused:
+    allowed = ", ".join((*methods, "OPTIONS"))
+    status = 204 if method == "OPTIONS" else 405
+    return Refused(status, f"{method} is not answered here; {allowed} are", [(b"allow", allowed.encode())])
+
+
+def _refusal(why: Refused, *, as_json: bool) -> Reply:
+    if why.status == 204:
+        return Reply(204, why.headers, b"")
+    if as_json:
+        return Reply(why.status, [(b"content-type", JSON), *why.headers], orjson.dumps({"error": str(why)}))
+    return Reply(why.status, [(b"content-type", TEXT), *why.headers], f"{why}\n".encode())

@@ -1,0 +1,128 @@
+"""Impressions on their way to the log: a bounded queue and one writing thread, so that no request waits for a disk.
+
+Without a home, or where the queue is full, impressions are dropped and counted. While the log cannot be written they
+wait in the queue, and the writer tries again.
+"""
+
+import itertools
+import logging
+import os
+import threading
+import time
+from collections import deque
+from typing import NamedTuple
+
+from conf.home import Home
+from events.event import IMPRESSIONS, Impression
+from events.log import LocalLog, LogError
+from serving.ladder import Rung
+from serving.metrics import Metrics
+
+log = logging.getLogger("greenlight.serving")
+
+EVERY_S = 0.05  # the writer gathers this long: one commit for many impressions
+BATCH = 5000
+RETRY_S = 1.0  # after the log could not be written
+LAST_TRY_S = 3.0  # the longest that closing waits for the log
+
+
+class RequestIds:
+    """Ids that no other worker and no later start gives: 64 random bits of this process, and a count."""
+
+    def __init__(self) -> None:
+        self._prefix = os.urandom(8).hex()
+        self._count = itertools.count(1)
+
+    def next(self) -> str:
+        return f"{self._prefix}-{next(self._count):x}"
+
+
+class Served(NamedTuple):
+    """A slate that was served, as the edge knows it; it becomes an `Impression` in the writing thread."""
+
+    request_id: str
+    ts: int
+    wall_ts: int
+    user_id: str
+    arm: str
+    release: str
+    rung: Rung
+    items: list[str]
+    k: int
+    latency_ms: float
+
+    def impression(self) -> Impression:
+        return Impression(
+            event_id=self.request_id,
+            ts=self.ts,
+            wall_ts=self.wall_ts,
+            user_id=self.user_id,
+            arm=self.arm,
+            release=self.release,
+            rung=self.rung,
+            items=tuple(self.items),
+            propensities=(1.0,) * len(self.items),  # no exploration yet: what was shown was certain to be
+            k=self.k,
+            latency_ms=self.latency_ms,
+        )
+
+
+class Journal:
+    """`put` never blocks and never fails. `close` writes what waits, for a few seconds at most."""
+
+    def __init__(self, home: Home | None, capacity: int, metrics: Metrics) -> None:
+        self._home, self._capacity, self._metrics = home, capacity, metrics
+        self._waiting: deque[Served] = deque()
+        self._closing = threading.Event()
+        self._writer = threading.Thread(target=self._write, name="journal", daemon=True)
+        self._log: LocalLog | None = None
+
+    def start(self) -> None:
+        if self._home is not None:
+            self._writer.start()
+
+    def put(self, served: Served) -> None:
+        """Hand over one impression. Called on one thread only, the event loop's."""
+        if self._home is None or len(self._waiting) >= self._capacity:
+            self._metrics.dropped.inc()
+        else:
+            self._waiting.append(served)
+
+    def close(self) -> None:
+        """Write what waits; what cannot be written by now is lost, and counted."""
+        self._closing.set()
+        if self._writer.is_alive():
+            self._writer.join(LAST_TRY_S)
+        self._metrics.dropped.inc(len(self._waiting))
+
+    def _write(self) -> None:
+        pause = EVERY_S
+        while not self._closing.wait(pause):
+            pause = EVERY_S if self._flush() else RETRY_S
+        self._flush()
+        if self._log is not None:
+            self._log.close()
+
+    def _flush(self) -> bool:
+        """Move what waits into the log, batch by batch; False where the log cannot be written."""
+        while self._waiting:
+            batch = list(itertools.islice(self._waiting, BATCH))
+            try:
+                self._append(batch)
+            except LogError as why:
+                log.warning("impressions cannot be written, %d wait: %s", len(self._waiting), why)
+                return False
+            for _ in batch:
+                self._waiting.popleft()
+            self._metrics.written.inc(len(batch))
+        return True
+
+    def _append(self, batch: list[Served]) -> None:
+        if self._log is None:
+            assert self._home is not None
+            self._log = LocalLog(self._home.log)
+        self._log.append(IMPRESSIONS, [served.impression() for served in batch])
+
+
+def wall_ms() -> int:
+    return time.time_ns() // 1_000_000

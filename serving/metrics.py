@@ -1,0 +1,42 @@
+"""What the edge counts, in Prometheus text. Labels are bounded: no user id and no path is ever one.
+
+Under `bentoml serve` several workers count into files of one folder (`PROMETHEUS_MULTIPROC_DIR`, which BentoML sets and
+prometheus-client reads), so any worker answers `/metrics` for all of them, those that died included.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+CONTENT_TYPE = b"text/plain; version=1.0.0; charset=utf-8"
+LATENCY_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+
+
+class Metrics:
+    """The counters of one worker; made once."""
+
+    def __init__(self) -> None:
+        own = CollectorRegistry()
+        self.requests = Counter("greenlight_requests", "Answers", ["route", "status"], registry=own)
+        self.slates = Counter("greenlight_slates", "Slates by the rung that served", ["rung"], registry=own)
+        self.unavailable = Counter(
+            "greenlight_rung_unavailable",
+            "A rung could not serve and the next was asked",
+            ["rung", "reason"],
+            registry=own,
+        )
+        self.non_finite = Counter("greenlight_non_finite_scores", "NaN or +inf scores dropped", registry=own)
+        self.written = Counter("greenlight_impressions_written", "Impressions in the log", registry=own)
+        self.dropped = Counter("greenlight_impressions_dropped", "Impressions lost", registry=own)
+        self.latency = Histogram(
+            "greenlight_latency_seconds", "Time to answer", ["route"], buckets=LATENCY_S, registry=own
+        )
+        self._own = own
+
+    def text(self) -> bytes:
+        """All metrics: of every worker where they share a folder, else of this one."""
+        shared = CollectorRegistry()
+        try:
+            MultiProcessCollector(shared)
+        except ValueError:  # no shared folder: one process
+            return generate_latest(self._own)
+        return generate_latest(shared)
