@@ -7,9 +7,10 @@ import difflib
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from conf.errors import PlainError
 
@@ -35,7 +36,16 @@ class Data(Section):
     zone: str = "UTC"  # of text lines whose times carry none
     scales: dict[str, Positive] = Field(
         default_factory=dict
-    )  # largest rating per source, where it is not the usual one
+    )  # largest rating per dialect (movielens, movietweetings, lines, json), where it is not the usual one
+
+    @field_validator("zone")
+    @classmethod
+    def _is_known(cls, zone: str) -> str:
+        try:
+            ZoneInfo(zone)
+        except (ZoneInfoNotFoundError, ValueError) as why:
+            raise ValueError("no such time zone; use UTC or a name such as Europe/Berlin") from why
+        return zone
 
 
 class Snapshot(Section):
@@ -63,7 +73,10 @@ class OfflineGate(Section):
     margin: Share = 0.02  # how much worse than the champion, relative, its lower bound may be
     min_test_viewers: Count = 100
     max_slice_loss: Share = 0.2  # relative loss against popularity that a slice may show
-    max_test_over_validation: Positive = 1.5  # relative to popularity's own ratio; more is a leak
+    min_slice_viewers: Count = 50  # of a slice that is judged
+    max_test_over_validation: Positive = 1.5  # relative to popularity's own ratio; more, or less than 1 / it, is a leak
+    max_disguise_loss: Share = 0.05  # relative quality lost, lower bound, when viewers and movies are renamed
+    max_plausible: Share = 0.9  # NDCG@10 over the full catalogue that nobody reaches honestly
 
 
 class InfraGate(Section):
@@ -72,7 +85,7 @@ class InfraGate(Section):
     golden_requests: Annotated[int, Field(ge=2)] = 50
     time_ratio: Positive = 50.0  # median time of a slate over popularity's in the same process
     memory_mb: Positive = 1024  # growth of the process while it loads and answers
-    load_timeout_s: Positive = 60
+    load_timeout_s: Positive = 60  # for the fresh process to load the release and answer everything
 
 
 class Train(Section):
@@ -80,6 +93,9 @@ class Train(Section):
     trials: Count = 0
     minutes: Positive | None = None
     candidate_timeout_minutes: Positive = 30  # a fit that hangs is killed and marked failed
+    candidate_memory_mb: Positive = 8192  # a candidate that asks for more fails instead of the machine
+    at_once: Annotated[int, Field(ge=1)] = 2  # candidates fitted at the same time
+    popularity_trials: Count = 12  # its half-life is always tuned: it is the yardstick
     seed: int = 0
 
 

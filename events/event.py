@@ -23,6 +23,10 @@ def content_id(dialect: str, content: str) -> str:
     return hashlib.sha256(f"{dialect}\x00{content}".encode()).hexdigest()[:32]
 
 
+class BadRecord(ValueError):
+    """A record that cannot be an event; the message is the reason kept in the dead letter."""
+
+
 class Event(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     topic: ClassVar[str] = EVENTS
@@ -84,7 +88,11 @@ class Movie(Event):
 
 
 class Impression(Event):
-    """A slate that was served. `event_id` is the request id; `ts` the home's clock, `wall_ts` the wall's."""
+    """A slate that was served. `event_id` is the request id; `ts` the home's clock, `wall_ts` the wall's.
+
+    A request that the site itself logged has `arm` = `site`, the server's address as `release` and rung `unknown`: the
+    site does not know them. Where it got no slate, `items` is empty and `failure` says what it got.
+    """
 
     topic: ClassVar[str] = IMPRESSIONS
     kind: Literal["impression"] = "impression"
@@ -92,11 +100,12 @@ class Impression(Event):
     user_id: str
     arm: str
     release: str  # digest of the release that answered
-    rung: Literal["model", "stale", "precomputed", "popularity"]
+    rung: Literal["model", "stale", "precomputed", "popularity", "unknown"]
     items: tuple[str, ...]
     propensities: tuple[float, ...]
     k: int
     latency_ms: float
+    failure: str = ""
 
 
 class Unreadable(Event):

@@ -1,0 +1,220 @@
+"""The event log: append-only, with topics, offsets and consumer groups; `LocalLog` keeps it in one SQLite file.
+
+An event is acknowledged when `append` returns: by then it is on disk (WAL, `synchronous=FULL`). An event id is stored
+once per topic, so appending again, after a crash or on purpose, adds nothing. Any number of processes may share a file.
+
+Offsets rise with every stored event, over all topics together: within a topic they have gaps, and comparing two topics
+tells which event was stored first. A consumer reads after the offset that its group has committed, so what it has not
+committed it reads again.
+"""
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Protocol, Self
+
+import apsw
+
+from conf.errors import PlainError
+from events.codecs import decode, encode
+from events.event import DEAD_LETTER, EVENTS, AnyEvent, Unreadable
+
+FORMAT = 1
+BATCH = 10_000  # events of one read or commit: large enough for speed, small enough for memory
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS records (
+    offset INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, event_id TEXT NOT NULL, body BLOB NOT NULL);
+CREATE UNIQUE INDEX IF NOT EXISTS record_by_id ON records (topic, event_id);
+CREATE INDEX IF NOT EXISTS record_by_topic ON records (topic);
+CREATE TABLE IF NOT EXISTS groups (
+    topic TEXT, name TEXT, offset INTEGER NOT NULL, PRIMARY KEY (topic, name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY CHECK (one = 1), ms INTEGER NOT NULL);
+"""
+
+
+class Record(NamedTuple):
+    """An event and where it stands. A stored record that cannot be read comes as `Unreadable`, with its offset."""
+
+    offset: int
+    event: AnyEvent
+
+
+class Appended(NamedTuple):
+    added: int
+    duplicates: int  # event ids that the topic already held
+
+
+class LogError(PlainError):
+    """The log cannot be read or written; the message names the file and the cause. Nothing was acknowledged."""
+
+
+class LogFull(LogError):
+    """The disk is full: the batch was not stored."""
+
+
+class Log(Protocol):
+    """What producers and consumers rely on, whichever log is behind it."""
+
+    def append(self, topic: str, events: Iterable[AnyEvent]) -> Appended:
+        """Store the events durably, those with a new id, all or none."""
+
+    def read(self, topic: str, group: str, limit: int = BATCH, after: int | None = None) -> list[Record]:
+        """The next records after what `group` has committed (or after the offset `after`), oldest first."""
+
+    def commit(self, topic: str, group: str, offset: int) -> None:
+        """`group` is done with everything up to and including `offset`; never moves backwards."""
+
+    def lag(self, topic: str, group: str) -> int:
+        """How many records of `topic` the group has not committed."""
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+
+
+class LocalLog:
+    """The log in one SQLite file; safe for many processes, and for many threads of one."""
+
+    def __init__(self, path: Path, busy_timeout_ms: int = 30_000) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._plain_errors("opening it"):
+            self._db = apsw.Connection(str(path))
+            try:
+                self._prepare(busy_timeout_ms)
+            except BaseException:
+                self._db.close()
+                raise
+
+    def append(self, topic: str, events: Iterable[AnyEvent]) -> Appended:
+        return self._store([(topic, list(events))]).get(topic, Appended(0, 0))
+
+    def append_all(self, events: Iterable[AnyEvent]) -> dict[str, Appended]:
+        """Store events of several kinds, each in its own topic, in this order and in one transaction."""
+        return self._store([(topic, list(run)) for topic, run in groupby(events, key=lambda event: event.topic)])
+
+    def read(self, topic: str, group: str, limit: int = BATCH, after: int | None = None) -> list[Record]:
+        return self.tail(topic, self.committed(topic, group) if after is None else after, limit)
+
+    def commit(self, topic: str, group: str, offset: int) -> None:
+        with self._transaction("committing an offset"):
+            self._db.execute(
+                "INSERT INTO groups VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET offset = max(offset, excluded.offset)",
+                (topic, group, offset),
+            )
+
+    def committed(self, topic: str, group: str) -> int:
+        """The last offset that `group` is done with; 0 before its first."""
+        return self._value("SELECT offset FROM groups WHERE topic = ? AND name = ?", (topic, group)) or 0
+
+    def lag(self, topic: str, group: str) -> int:
+        after = self.committed(topic, group)
+        return self._value("SELECT count(*) FROM records WHERE topic = ? AND offset > ?", (topic, after)) or 0
+
+    def tail(self, topic: str, after_offset: int, limit: int = BATCH) -> list[Record]:
+        """Records after an offset, oldest first, without a group. Those that cannot be read go to the dead letter."""
+        query = "SELECT offset, body FROM records WHERE topic = ? AND offset > ? ORDER BY offset LIMIT ?"
+        rows = self._rows(query, (topic, after_offset, limit))
+        records = [Record(offset, decode(body, topic, offset)) for offset, body in rows]
+        if topic != DEAD_LETTER and (bad := [r.event for r in records if isinstance(r.event, Unreadable)]):
+            self.append(DEAD_LETTER, bad)
+        return records
+
+    def iterate(self, topic: str, after_offset: int = 0) -> Iterator[Record]:
+        """All records after an offset, read in batches."""
+        while records := self.tail(topic, after_offset):
+            yield from records
+            after_offset = records[-1].offset
+
+    def bodies(self, topics: Iterable[str]) -> Iterator[bytes]:
+        """The stored JSON of every record of some topics, in the order in which they were stored."""
+        wanted, after = tuple(topics), 0
+        marks = ",".join("?" * len(wanted))
+        # the unary plus keeps SQLite on the offsets: walking the index by topic would need a sort
+        query = (
+            f"SELECT offset, body FROM records WHERE offset > ? AND +topic IN ({marks}) ORDER BY offset LIMIT {BATCH}"
+        )
+        while rows := self._rows(query, (after, *wanted)):
+            yield from (body for _, body in rows)
+            after = rows[-1][0]
+
+    def get(self, topic: str, event_id: str) -> AnyEvent | None:
+        """The event with this id, or None."""
+        rows = self._rows("SELECT offset, body FROM records WHERE topic = ? AND event_id = ?", (topic, event_id))
+        return decode(rows[0][1], topic, rows[0][0]) if rows else None
+
+    def count(self, topic: str) -> int:
+        return self._value("SELECT count(*) FROM records WHERE topic = ?", (topic,)) or 0
+
+    def now_ms(self) -> int:
+        """The event clock: the newest time of any stored viewer event, 0 before the first."""
+        return self._value("SELECT ms FROM clock", ()) or 0
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _prepare(self, busy_timeout_ms: int) -> None:
+        self._db.set_busy_timeout(busy_timeout_ms)
+        self._db.transaction_mode = "IMMEDIATE"
+        self._db.pragma("journal_mode", "wal")
+        self._db.pragma("synchronous", "FULL")
+        with self._db:
+            found = self._db.pragma("user_version")
+            if found not in (0, FORMAT):
+                raise LogError(f"{self.path} has log format {found}; this version of Greenlight reads format {FORMAT}")
+            self._db.execute(SCHEMA)
+            self._db.pragma("user_version", FORMAT)
+
+    def _store(self, runs: list[tuple[str, list[AnyEvent]]]) -> dict[str, Appended]:
+        stored: dict[str, Appended] = {}
+        with self._transaction("storing events"):
+            for topic, events in runs:
+                rows = [(topic, event.event_id, encode(event)) for event in events]
+                before = self._db.total_changes()
+                self._db.executemany("INSERT OR IGNORE INTO records (topic, event_id, body) VALUES (?, ?, ?)", rows)
+                added = self._db.total_changes() - before
+                so_far = stored.get(topic, Appended(0, 0))
+                stored[topic] = Appended(so_far.added + added, so_far.duplicates + len(rows) - added)
+            self._advance_clock(max((e.ts for topic, events in runs if topic == EVENTS for e in events), default=0))
+        return stored
+
+    def _advance_clock(self, ms: int) -> None:
+        if ms:
+            self._db.execute("INSERT INTO clock VALUES (1, ?) ON CONFLICT DO UPDATE SET ms = max(ms, ?)", (ms, ms))
+
+    def _rows(self, query: str, values: tuple[str | int, ...]) -> list[tuple]:
+        with self._lock, self._plain_errors("reading"):
+            return self._db.execute(query, values).fetchall()
+
+    def _value(self, query: str, values: tuple[str | int, ...]) -> int | None:
+        rows = self._rows(query, values)
+        return rows[0][0] if rows else None
+
+    @contextmanager
+    def _transaction(self, doing: str) -> Iterator[None]:
+        with self._lock, self._plain_errors(doing), self._db:
+            yield
+
+    @contextmanager
+    def _plain_errors(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except apsw.FullError as why:
+            raise LogFull(f"{self.path}: no space left on the disk while {doing}; free some and repeat") from why
+        except (apsw.NotADBError, apsw.CorruptError) as why:
+            raise LogError(f"{self.path} is not a whole event log ({why}); move it away or restore a copy") from why
+        except apsw.Error as why:
+            raise LogError(f"{self.path}: {type(why).__name__} while {doing}: {why}") from why

@@ -1,0 +1,229 @@
+"""`data import` and `data export`: recorded data into the log and out of it.
+
+An import reads line by line and stores batch by batch, each in one transaction with its dead letters, so that one which
+was interrupted anywhere and is repeated ends as if it had run once. Nothing is stored before every file of the source
+has shown a line that can be read: a file of nothing but bad lines is an error and changes nothing.
+"""
+
+import gzip
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from conf.errors import PlainError
+from conf.home import Home
+from conf.settings import Settings
+from events.codecs import Fields, Rules, unreadable, validated
+from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, AnyEvent, BadRecord, Unreadable
+from events.log import BATCH, LocalLog, LogError
+from events.sources import movietweetings
+from events.sources.dialects import JSON, SCALES, USUAL_UNITS, DialectError, Reader, readers
+from events.sources.files import Line, Source, SourceError, from_path, from_standard_input
+
+Progress = Callable[[int], None]  # told the number of lines or events done so far
+
+
+class DataError(PlainError):
+    """Data cannot be imported or exported; the message says what, where and what to do."""
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import did. read = added + duplicates + unreadable."""
+
+    source: str
+    dialect: str  # several where files differ, joined by a comma
+    scale: float  # the largest rating
+    read: int  # lines that hold anything, headers aside
+    added: int
+    duplicates: int  # were stored already, or stand in the source twice
+    unreadable: int
+    kinds: dict[str, int]  # readable lines by kind of event
+    notes: tuple[str, ...]
+
+
+@dataclass
+class _Tally:
+    read: int = 0
+    added: int = 0
+    duplicates: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    units: Counter[tuple[str, str]] = field(default_factory=Counter)  # (dialect, unit) of times
+    unreadable: int = 0
+    reasons: dict[str, str] = field(default_factory=dict)  # by file, its first bad line
+
+
+def import_data(
+    home: Home,
+    settings: Settings,
+    source: str | Path,
+    *,
+    dialect: str | None = None,
+    scale: float | None = None,
+    progress: Progress | None = None,
+) -> ImportReport:
+    """Read a file, folder, zip, `-` (standard input) or `movietweetings` (the copy in the project) into the log."""
+    try:
+        opened = _opened(source)
+        rules = Rules(zone=ZoneInfo(settings.data.zone))
+        scales = dict(settings.data.scales) if scale is None else _same_for_all(scale)
+        found = readers(opened, rules, dialect, scales)
+        for reader in found:
+            _check_readable(reader)
+        home.open()
+        tally = _Tally()
+        with LocalLog(home.log) as log:
+            for reader in found:
+                _import_file(log, reader, tally, progress)
+    except (SourceError, DialectError, LogError) as why:
+        raise DataError(str(why)) from why
+    return _report(opened, found, tally)
+
+
+def export_data(
+    home: Home,
+    settings: Settings,
+    target: str | Path,
+    *,
+    dead_letter: bool = False,
+    progress: Progress | None = None,
+) -> int:
+    """Write every event to `target` as JSON lines (gzipped where it ends in .gz); how many. The order is the log's.
+
+    The file appears whole or not at all. Importing it into an empty home gives the same log.
+    """
+    if not home.log.exists():
+        raise DataError(f"{home.root} holds no data yet: import some first (greenlight data import movietweetings)")
+    topics = [EVENTS, CATALOGUE, IMPRESSIONS] + ([DEAD_LETTER] if dead_letter else [])
+    target = Path(target)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with LocalLog(home.log) as log:
+            count = _write_lines(part, log.bodies(topics), target.suffix == ".gz", progress)
+        part.replace(target)
+    except (LogError, OSError) as why:
+        raise DataError(f"export to {target} failed: {why}") from why
+    finally:
+        part.unlink(missing_ok=True)
+    return count
+
+
+def _opened(source: str | Path) -> Source:
+    if str(source) == "-":
+        return from_standard_input()
+    if source == movietweetings.DIALECT:
+        return from_path(movietweetings.FOLDER)
+    return from_path(Path(source))
+
+
+def _same_for_all(scale: float) -> dict[str, float]:
+    if not 0 < scale <= 1000:
+        raise DataError(f"scale {scale:g} is out of range: the largest rating lies above 0 and is at most 1000")
+    return dict.fromkeys(SCALES, scale)
+
+
+def _check_readable(reader: Reader) -> None:
+    """DataError where no line of the file can be read."""
+    first: Unreadable | None = None
+    for batch in _batches(reader, size=100):
+        for event in _events(reader, batch, _Tally()):
+            if not isinstance(event, Unreadable) or (reader.dialect == JSON and event.source != reader.file.name):
+                return
+            first = first or event
+    cause = f"; line {first.line}: {first.reason}" if first else ": it holds a header only"
+    raise DataError(f"{reader.file.name} has no line that can be read as {reader.dialect}{cause}. Nothing was imported")
+
+
+def _import_file(log: LocalLog, reader: Reader, tally: _Tally, progress: Progress | None) -> None:
+    """Store a file's events and dead letters, a transaction per batch."""
+    for batch in _batches(reader, BATCH):
+        stored = log.append_all(_events(reader, batch, tally))
+        stored.pop(DEAD_LETTER, None)
+        tally.added += sum(part.added for part in stored.values())
+        tally.duplicates += sum(part.duplicates for part in stored.values())
+        if progress:
+            progress(tally.read)
+
+
+def _batches(reader: Reader, size: int) -> Iterator[list[Line]]:
+    lines = reader.file.lines()
+    if reader.has_header:
+        next(lines, None)
+    while batch := list(islice(lines, size)):
+        yield batch
+
+
+def _events(reader: Reader, batch: list[Line], tally: _Tally) -> list[AnyEvent]:
+    """The event of each line, in their order; `Unreadable` for one that has none. Counts them in `tally`."""
+    outcomes: list[Fields | str] = []
+    for _, raw in batch:
+        try:
+            fields, unit = reader.parse(reader.text_of(raw))
+        except BadRecord as why:
+            outcomes.append(str(why))
+        else:
+            outcomes.append(fields)
+            tally.units[reader.dialect, unit] += 1
+    made = iter(validated([fields for fields in outcomes if not isinstance(fields, str)]))
+    events = []
+    for (number, raw), outcome in zip(batch, outcomes, strict=True):
+        event = outcome if isinstance(outcome, str) else next(made)
+        if isinstance(event, str):
+            tally.unreadable += 1
+            tally.reasons.setdefault(reader.file.name, f"line {number}: {event}")
+            event = unreadable(raw, reader.file.name, number, event, reader.dialect)
+        else:
+            tally.kinds[event.kind] += 1
+        events.append(event)
+    tally.read += len(batch)
+    return events
+
+
+def _report(source: Source, found: list[Reader], tally: _Tally) -> ImportReport:
+    return ImportReport(
+        source=source.name,
+        dialect=", ".join(dict.fromkeys(reader.dialect for reader in found)),
+        scale=max(reader.scale for reader in found),
+        read=tally.read,
+        added=tally.added,
+        duplicates=tally.duplicates,
+        unreadable=tally.unreadable,
+        kinds=dict(sorted(tally.kinds.items())),
+        notes=tuple(_notes(source, found, tally)),
+    )
+
+
+def _notes(source: Source, found: list[Reader], tally: _Tally) -> Iterator[str]:
+    for dialect, scale, why in dict.fromkeys((r.dialect, r.scale, r.why) for r in found if r.why):
+        yield f"taken as {dialect}, ratings up to {scale:g}: {why}"
+    for (dialect, unit), count in sorted(tally.units.items()):
+        if unit and unit != USUAL_UNITS[dialect]:
+            yield f"{count} times were in {unit}" if unit != "iso" else f"{count} times were written out"
+    for file, reason in tally.reasons.items():
+        yield f"unreadable, kept in the dead letter: {file} {reason}" + (" and others" if tally.unreadable > 1 else "")
+    if (
+        tally.kinds.get("rating")
+        and not tally.kinds.get("movie")
+        and any("movies" in f.plain_name for f in source.beside)
+    ):
+        yield "titles and genres beside it were not read: import the folder to have them"
+
+
+def _write_lines(part: Path, bodies: Iterator[bytes], zipped: bool, progress: Progress | None) -> int:
+    count = 0
+    with part.open("wb") as file:
+        stream = gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) if zipped else file
+        for body in bodies:
+            stream.write(body + b"\n")
+            count += 1
+            if progress and count % BATCH == 0:
+                progress(count)
+        if zipped:
+            stream.close()
+        file.flush()
+        os.fsync(file.fileno())
+    return count
