@@ -62,7 +62,7 @@ class InputsGate(Section):
     min_viewers: Count = 50
     min_items: Count = 50
     max_missing_share: Share = 0.2  # of movies without title or genre
-    max_duplicate_share: Share = 0.5  # of lines that were already there
+    max_duplicate_share: Share = 0.5  # of interactions that repeat viewer, movie and time
     max_unreadable_share: Share = 0.05
     max_age_days: Positive = 14  # newest event against the home's clock
 

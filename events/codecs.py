@@ -121,6 +121,8 @@ def json_fields(text: str, rules: Rules) -> tuple[Fields, str]:
         raise BadRecord(f"a JSON object is expected, found {type(fields).__name__}")
     if "event_id" not in fields:
         fields["event_id"] = content_id("json", orjson.dumps(fields, option=orjson.OPT_SORT_KEYS).decode())
+    if fields.get("kind") == "rating":
+        fields.setdefault("scale", rules.scale)
     if fields.get("kind") not in VIEWER_KINDS or not isinstance(fields.get("ts"), int):
         return fields, ""
     fields["ts"], unit = from_number(str(fields["ts"]), rules.latest_ms)

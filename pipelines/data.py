@@ -9,7 +9,7 @@ import gzip
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -18,10 +18,10 @@ from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings
 from events.codecs import Fields, Rules, unreadable, validated
-from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, AnyEvent, BadRecord, Unreadable
+from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, AnyEvent, BadRecord
 from events.log import BATCH, LocalLog, LogError
 from events.sources import movietweetings
-from events.sources.dialects import JSON, SCALES, USUAL_UNITS, DialectError, Reader, readers
+from events.sources.dialects import SCALES, USUAL_UNITS, DialectError, Reader, readers
 from events.sources.files import Line, Source, SourceError, from_path, from_standard_input
 
 Progress = Callable[[int], None]  # told the number of lines or events done so far
@@ -53,8 +53,8 @@ class _Tally:
     duplicates: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     units: Counter[tuple[str, str]] = field(default_factory=Counter)  # (dialect, unit) of times
-    unreadable: int = 0
-    reasons: dict[str, str] = field(default_factory=dict)  # by file, its first bad line
+    unreadable: Counter[str] = field(default_factory=Counter)  # by file
+    reasons: dict[str, str] = field(default_factory=dict)  # by file, of its first unreadable line
 
 
 def import_data(
@@ -116,7 +116,7 @@ def _opened(source: str | Path) -> Source:
     if str(source) == "-":
         return from_standard_input()
     if source == movietweetings.DIALECT:
-        return from_path(movietweetings.FOLDER)
+        return replace(from_path(movietweetings.FOLDER), name=movietweetings.DIALECT)
     return from_path(Path(source))
 
 
@@ -128,13 +128,12 @@ def _same_for_all(scale: float) -> dict[str, float]:
 
 def _check_readable(reader: Reader) -> None:
     """DataError where no line of the file can be read."""
-    first: Unreadable | None = None
+    tally = _Tally()
     for batch in _batches(reader, size=100):
-        for event in _events(reader, batch, _Tally()):
-            if not isinstance(event, Unreadable) or (reader.dialect == JSON and event.source != reader.file.name):
-                return
-            first = first or event
-    cause = f"; line {first.line}: {first.reason}" if first else ": it holds a header only"
+        _events(reader, batch, tally)
+        if tally.kinds:
+            return
+    cause = f"; {tally.reasons[reader.file.name]}" if tally.reasons else ": it holds a header only"
     raise DataError(f"{reader.file.name} has no line that can be read as {reader.dialect}{cause}. Nothing was imported")
 
 
@@ -159,21 +158,13 @@ def _batches(reader: Reader, size: int) -> Iterator[list[Line]]:
 
 def _events(reader: Reader, batch: list[Line], tally: _Tally) -> list[AnyEvent]:
     """The event of each line, in their order; `Unreadable` for one that has none. Counts them in `tally`."""
-    outcomes: list[Fields | str] = []
-    for _, raw in batch:
-        try:
-            fields, unit = reader.parse(reader.text_of(raw))
-        except BadRecord as why:
-            outcomes.append(str(why))
-        else:
-            outcomes.append(fields)
-            tally.units[reader.dialect, unit] += 1
+    outcomes = [_parsed(reader, raw, tally) for _, raw in batch]
     made = iter(validated([fields for fields in outcomes if not isinstance(fields, str)]))
-    events = []
+    events: list[AnyEvent] = []
     for (number, raw), outcome in zip(batch, outcomes, strict=True):
         event = outcome if isinstance(outcome, str) else next(made)
         if isinstance(event, str):
-            tally.unreadable += 1
+            tally.unreadable[reader.file.name] += 1
             tally.reasons.setdefault(reader.file.name, f"line {number}: {event}")
             event = unreadable(raw, reader.file.name, number, event, reader.dialect)
         else:
@@ -181,6 +172,16 @@ def _events(reader: Reader, batch: list[Line], tally: _Tally) -> list[AnyEvent]:
         events.append(event)
     tally.read += len(batch)
     return events
+
+
+def _parsed(reader: Reader, raw: bytes, tally: _Tally) -> Fields | str:
+    """The fields of a line's event, or why it has none."""
+    try:
+        fields, unit = reader.parse(reader.text_of(raw))
+    except BadRecord as why:
+        return str(why)
+    tally.units[reader.dialect, unit] += 1
+    return fields
 
 
 def _report(source: Source, found: list[Reader], tally: _Tally) -> ImportReport:
@@ -191,7 +192,7 @@ def _report(source: Source, found: list[Reader], tally: _Tally) -> ImportReport:
         read=tally.read,
         added=tally.added,
         duplicates=tally.duplicates,
-        unreadable=tally.unreadable,
+        unreadable=tally.read - tally.added - tally.duplicates,
         kinds=dict(sorted(tally.kinds.items())),
         notes=tuple(_notes(source, found, tally)),
     )
@@ -203,13 +204,9 @@ def _notes(source: Source, found: list[Reader], tally: _Tally) -> Iterator[str]:
     for (dialect, unit), count in sorted(tally.units.items()):
         if unit and unit != USUAL_UNITS[dialect]:
             yield f"{count} times were in {unit}" if unit != "iso" else f"{count} times were written out"
-    for file, reason in tally.reasons.items():
-        yield f"unreadable, kept in the dead letter: {file} {reason}" + (" and others" if tally.unreadable > 1 else "")
-    if (
-        tally.kinds.get("rating")
-        and not tally.kinds.get("movie")
-        and any("movies" in f.plain_name for f in source.beside)
-    ):
+    for file, count in tally.unreadable.items():
+        yield f"{count} lines of {file} were unreadable and are kept in the dead letter; {tally.reasons[file]}"
+    if set(tally.kinds) == {"rating"} and any(file.plain_name.startswith("movies.") for file in source.beside):
         yield "titles and genres beside it were not read: import the folder to have them"
 
 

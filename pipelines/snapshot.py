@@ -65,7 +65,9 @@ def cut(home: Home, settings: Settings, progress: Callable[[int], None] | None =
         movies = read_topic(home.history, CATALOGUE)
         unreadable = len(read_topic(home.history, DEAD_LETTER, ["offset"]))
         with _alone(home.snapshots):
-            return _keep(home.snapshots, _tables(events, movies, settings.snapshot), unreadable)
+            tables = _tables(events, movies, settings.snapshot)
+            statistics = statistics_of(*tables[:3], events=len(events) + len(movies), unreadable=unreadable)
+            return _keep(home.snapshots, tables, statistics)
     except (LogError, ArchiveError) as why:
         raise SnapshotError(str(why)) from why
     except OSError as why:
@@ -187,7 +189,7 @@ def _catalogue(movies: pa.Table, genre_names: list[str]) -> Catalogue:
     )
 
 
-def _keep(snapshots: Path, tables: tuple[pa.Table, ...], unreadable: int) -> Snapshot:
+def _keep(snapshots: Path, tables: tuple[pa.Table, ...], statistics: dict[str, Any]) -> Snapshot:
     """Write the snapshot aside, name it by its content and put it in place whole."""
     for left_over in snapshots.glob(".cut-*"):  # of a cut that was killed: nobody else is here now
         shutil.rmtree(left_over)
@@ -196,7 +198,7 @@ def _keep(snapshots: Path, tables: tuple[pa.Table, ...], unreadable: int) -> Sna
     try:
         for name, table in zip(FILES, tables, strict=False):
             write_parquet(part / name, table)
-        _write_json(part / "statistics.json", statistics_of(*tables[:3], unreadable=unreadable))
+        _write_json(part / "statistics.json", statistics)
         manifest = {"format": FORMAT, "files": {name: _sha256(part / name) for name in FILES}}
         _write_json(part / "manifest.json", manifest)
         return load(_in_place(part, snapshots / _id(manifest)))

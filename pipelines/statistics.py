@@ -10,8 +10,11 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 
 
-def statistics_of(rows: pa.Table, users: pa.Table, movies: pa.Table, *, unreadable: int) -> dict[str, Any]:
-    """Statistics of interactions, users and movies as plain values; shares are of 1, times in ms, hours in UTC."""
+def statistics_of(rows: pa.Table, users: pa.Table, movies: pa.Table, *, events: int, unreadable: int) -> dict[str, Any]:
+    """Statistics of interactions, users and movies as plain values; shares are of 1, times in ms, hours in UTC.
+
+    events and unreadable: how many records of the history could be read, catalogue included, and how many not.
+    """
     user, item, time, strength = (rows[name].to_numpy() for name in ("user", "item", "time", "strength"))
     pairs = user.astype(np.int64) * len(movies) + item
     moments = np.unique(np.stack([pairs, time]), axis=1).shape[1]
@@ -22,6 +25,7 @@ def statistics_of(rows: pa.Table, users: pa.Table, movies: pa.Table, *, unreadab
         "movies_seen": len(np.unique(item)),
         "pairs": len(np.unique(pairs)),
         "same_moment": len(rows) - moments,  # of one user, movie and time: the same thing told twice
+        "events": events,
         "unreadable": unreadable,
         "start_ms": int(time.min()),
         "newest_ms": int(time.max()),
