@@ -409,8 +409,8 @@ def load_popular(folder: Path) -> Popular:
         body = whole["body"]
         if _sha256(_canonical(body)) != whole["sha256"]:
             raise ReleaseError(f"{path}: damaged: its content does not match its checksum")
-        codes, columns = np.array(body["codes"], np.int32), (body["ids"], body["titles"], body["scores"])
-        return Popular(codes, *map(tuple, columns), end_ms=body["end_ms"])
+        ids, titles, scores = (tuple(body[name]) for name in ("ids", "titles", "scores"))
+        return Popular(np.array(body["codes"], np.int32), ids, titles, scores, int(body["end_ms"]))
     except (KeyError, TypeError) as why:
         raise ReleaseError(f"{path}: damaged: not a popularity ranking") from why
 
