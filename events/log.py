@@ -171,12 +171,13 @@ class LocalLog:
         self._db.transaction_mode = "IMMEDIATE"
         self._db.pragma("journal_mode", "wal")
         self._db.pragma("synchronous", "FULL")
-        with self._db:
-            found = self._db.pragma("user_version")
-            if found not in (0, FORMAT):
-                raise LogError(f"{self.path} has log format {found}; this version of Greenlight reads format {FORMAT}")
-            self._db.execute(SCHEMA)
-            self._db.pragma("user_version", FORMAT)
+        found = self._db.pragma("user_version")
+        if found not in (0, FORMAT):
+            raise LogError(f"{self.path} has log format {found}; this version of Greenlight reads format {FORMAT}")
+        if found == 0:  # new, or left by a process that was killed while it made the file
+            with self._db:
+                self._db.execute(SCHEMA)
+                self._db.pragma("user_version", FORMAT)
 
     def _store(self, runs: list[tuple[str, list[AnyEvent]]]) -> dict[str, Appended]:
         stored: dict[str, Appended] = {}

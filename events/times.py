@@ -24,17 +24,19 @@ def latest_plausible_ms() -> int:
 
 def from_number(text: str, latest_ms: int) -> tuple[int, str]:
     """Milliseconds since 1970 and the unit that `text`, a number since 1970, was recognised to be in."""
+    if len(text) > 40:
+        raise BadRecord(f"time {text[:40]}... is not between 1990 and 2100")
     try:
         number: float = int(text)
     except ValueError:
         try:
             number = float(text)
         except ValueError:
-            raise BadRecord(f"time {text[:40]!r} is not a number") from None
+            raise BadRecord(f"time {text!r} is not a number") from None
     for unit, factor in UNITS.items():
         if EARLIEST_MS <= number * factor < HORIZON_MS:
             return _not_later(_scaled(number, unit), latest_ms, text), unit
-    raise BadRecord(f"time {text[:40]} is not between 1990 and 2100 in seconds, ms, us or ns since 1970")
+    raise BadRecord(f"time {text} is not between 1990 and 2100 in seconds, ms, us or ns since 1970")
 
 
 def from_text(text: str, zone: tzinfo, latest_ms: int) -> tuple[int, str]:
@@ -44,7 +46,7 @@ def from_text(text: str, zone: tzinfo, latest_ms: int) -> tuple[int, str]:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise BadRecord(f"time {text[:40]!r} is neither ISO 8601 nor a number") from None
+        raise BadRecord(f"time {text!r} is neither ISO 8601 nor a number") from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=zone)
     try:
