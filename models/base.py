@@ -12,7 +12,7 @@ A model is a class with a frozen dataclass `Config` and two methods. It is named
         Viewers unseen in training are just histories; an empty history must be answered too.
     save(folder) / load(folder)
         By default every attribute set by `fit` that is a NumPy array or sparse matrix goes to `.npy`, plain values to
-        JSON. Override both for anything else; only .npy (no objects), .safetensors, .txt (LightGBM), .onnx and .json
+        JSON; attributes that begin with an underscore stay behind. Override both for anything else; only .npy (no objects), .safetensors, .txt (LightGBM), .onnx and .json
         may be written: there is no pickle anywhere.
 
 Shapes and dtypes of `Interactions`, `Histories` and `LiveCounts` are in `models/interactions.py`.
@@ -107,7 +107,7 @@ class Recommender(ABC):
         return self
 
     def _learned(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("config", "seed")}
+        return {n: value for n, value in vars(self).items() if n not in ("config", "seed") and not n.startswith("_")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,23 +124,27 @@ def slates(model: Recommender, histories: Histories, live: LiveCounts, now_ms: i
 
     Raises ValueError where the model's answer has the wrong shape or type: the model is at fault, not the viewer.
     """
-    scores = checked_scores(model.score(histories, live, now_ms), len(histories), len(live.catalogue), "score")
-    faults = int(np.count_nonzero(np.isnan(scores) | np.isposinf(scores)))
-    scores = np.where(np.isfinite(scores), scores, -np.inf)
+    shape = (len(histories), len(live.catalogue))
+    scores = checked_scores(model.score(histories, live, now_ms), *shape, "score")
     chances = model.discover(histories, live, now_ms) if k >= DISCOVERY_PLACE else None
     if chances is not None:
-        chances = checked_scores(chances, len(histories), len(live.catalogue), "discover")
+        chances = checked_scores(chances, *shape, "discover")
     items = np.full((len(histories), k), -1, np.int32)
-    for viewer in range(len(histories)):
-        row = scores[viewer]
+    picked = np.full((len(histories), k), -np.inf)
+    faults = 0
+    for viewer in range(len(histories)):  # row by row: a row fits the processor's cache, a batch does not
+        row = np.array(scores[viewer])
+        if not (finite := np.isfinite(row)).all():
+            faults += int(np.count_nonzero(~finite & (row != -np.inf)))
+            row[~finite] = -np.inf
         row[histories.seen(viewer)] = -np.inf
         best = top(row, k, live.catalogue.tie_breaks)
         if chances is not None and len(best) >= DISCOVERY_PLACE:
             draw = _discovery(chances[viewer], histories, viewer, live, now_ms, best)
             best = best if draw is None else np.insert(np.delete(best, -1), DISCOVERY_PLACE - 1, draw)
         items[viewer, : len(best)] = best
-    picked = np.take_along_axis(scores, np.maximum(items, 0), axis=1).astype(np.float64)
-    return Slates(items, np.where(items >= 0, picked, -np.inf), faults)
+        picked[viewer, : len(best)] = row[best]
+    return Slates(items, picked, faults)
 
 
 def top(scores: np.ndarray, k: int, tie_breaks: np.ndarray) -> np.ndarray:
@@ -148,27 +152,45 @@ def top(scores: np.ndarray, k: int, tie_breaks: np.ndarray) -> np.ndarray:
     k = min(k, len(scores))
     if k <= 0:
         return np.zeros(0, np.int64)
-    threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
-    near = np.flatnonzero((scores >= threshold) & (scores > -np.inf))
-    return near[np.lexsort((tie_breaks[near], -scores[near]))][:k]
+    near = np.flatnonzero(scores >= _floor(scores, k))
+    if len(near) > k:
+        threshold = np.partition(scores[near], len(near) - k)[len(near) - k]
+        above, equal = near[scores[near] > threshold], near[scores[near] == threshold]
+        wanted = k - len(above)
+        if len(equal) > wanted:
+            equal = equal[np.argpartition(tie_breaks[equal], wanted - 1)[:wanted]]
+        near = np.concatenate([above, equal])
+    best = near[np.lexsort((tie_breaks[near], -scores[near]))]
+    return best[scores[best] > -np.inf]
+
+
+def _floor(scores: np.ndarray, k: int) -> np.floating:
+    """A value that at least k of the scores reach, and not many more: the k-th best of the maxima of 4k groups."""
+    groups = 4 * k
+    whole = len(scores) - len(scores) % groups
+    if whole < 2 * groups:
+        return scores.min()
+    maxima = scores[:whole].reshape(-1, groups).max(axis=0)
+    return np.partition(maxima, groups - k)[groups - k]
 
 
 def checked_scores(scores: np.ndarray, viewers: int, items: int, method: str) -> np.ndarray:
-    """The answer of a model if it is (viewers, items) floats, copied; ValueError otherwise."""
+    """The answer of a model if it is (viewers, items) floats; ValueError otherwise."""
     if not isinstance(scores, np.ndarray) or scores.dtype.kind != "f":
         raise ValueError(f"{method} must return a float array, got {getattr(scores, 'dtype', type(scores).__name__)}")
     if scores.shape != (viewers, items):
         raise ValueError(f"{method} must return shape (viewers, items) = ({viewers}, {items}), got {scores.shape}")
-    return np.array(scores)
+    return scores
 
 
 def _discovery(
     chances: np.ndarray, histories: Histories, viewer: int, live: LiveCounts, now_ms: int, best: np.ndarray
 ) -> int | None:
     """One of the best items outside the slate, drawn by hash(user, day): the same all day, another tomorrow."""
+    chances = np.where(np.isfinite(chances), chances, -np.inf)
     chances[histories.seen(viewer)] = -np.inf
     chances[best] = -np.inf
-    pool = top(np.where(np.isfinite(chances), chances, -np.inf), DISCOVERY_POOL, live.catalogue.tie_breaks)
+    pool = top(chances, DISCOVERY_POOL, live.catalogue.tie_breaks)
     if len(pool) == 0:
         return None
     key = f"{histories.viewer_ids[viewer]}\x00{now_ms // DAY_MS}".encode()

@@ -61,7 +61,7 @@ def mrr(hit: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
 
 
 def chance(relevant: np.ndarray, candidates: np.ndarray, k: int) -> dict[str, np.ndarray]:
-    """What a random order is expected to reach, of `candidates` (viewers,) items, `relevant` (viewers,) of them right."""
+    """What a random order of `candidates` (viewers,) items, `relevant` (viewers,) of them right, may expect."""
     places = np.arange(1, k + 1)
     share = relevant / np.maximum(candidates, 1)
     filled = np.minimum(k, candidates)
