@@ -12,8 +12,8 @@ A model is a class with a frozen dataclass `Config` and two methods. It is named
         Viewers unseen in training are just histories; an empty history must be answered too.
     save(folder) / load(folder)
         By default every attribute set by `fit` that is a NumPy array or sparse matrix goes to `.npy`, plain values to
-        JSON; attributes that begin with an underscore stay behind. Override both for anything else; only .npy (no objects), .safetensors, .txt (LightGBM), .onnx and .json
-        may be written: there is no pickle anywhere.
+        JSON; attributes that begin with an underscore stay behind. Override both for anything else; only .npy (no
+        objects), .safetensors, .txt (LightGBM), .onnx and .json may be written: there is no pickle anywhere.
 
 Shapes and dtypes of `Interactions`, `Histories` and `LiveCounts` are in `models/interactions.py`.
 """
@@ -47,7 +47,7 @@ class NoConfig:
 
 
 class Recommender(ABC):
-    Config: ClassVar[type] = NoConfig
+    Config: ClassVar[Any] = NoConfig  # a frozen dataclass with `suggest`
     config: Any
 
     def __init__(self, config: Any = None, seed: int = 0) -> None:

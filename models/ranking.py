@@ -109,12 +109,13 @@ def bootstrap(values: np.ndarray, level: float, resamples: int, seed: int) -> In
 
 def split(history: Interactions, validation_days: int, test_days: int) -> Windows:
     """The last days for test, those before for validation; thin data is cut by its share of interactions instead."""
-    test = _start(history.times, history.end_ms, test_days)
-    validation = _start(history.times[history.times < test], test, validation_days)
+    test = start_of_last(history.times, history.end_ms, test_days)
+    validation = start_of_last(history.times[history.times < test], test, validation_days)
     return Windows(validation, test, history.end_ms)
 
 
-def _start(times: np.ndarray, end_ms: int, days: int) -> int:
+def start_of_last(times: np.ndarray, end_ms: int, days: int) -> int:
+    """Start of the last `days` before `end_ms`, or of the last tenth of the interactions where those days are thin."""
     start = end_ms - days * DAY_MS
     held = len(times) - np.searchsorted(times, start)
     if len(times) == 0 or held >= SMALLEST_SHARE * len(times):
