@@ -99,7 +99,7 @@ class Ledger:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(self.path.with_suffix(".lock")), self.path.open("a+b") as file:
             last = self._drop_torn_line(file)
-            head = {
+            head: dict[str, Any] = {
                 "seq": last.seq + 1 if last else 1,
                 "prev": last.hash if last else GENESIS,
                 "ts": ts,
@@ -154,7 +154,7 @@ class Ledger:
     def _parse(self, line: bytes) -> Entry:
         try:
             return Entry(**json.loads(line))
-        except (json.JSONDecodeError, TypeError) as why:
+        except (ValueError, TypeError) as why:  # not JSON, not UTF-8, or not an entry
             raise LedgerError(f"{self.path.name}: unreadable line {line[:80]!r}: {why}") from why
 
     def _drop_torn_line(self, file: Any) -> Entry | None:

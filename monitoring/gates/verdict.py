@@ -55,8 +55,8 @@ def fold(
 ) -> Decision:
     """One decision from all checks: the first failure decides, then the first `cannot say`; none at all cannot say."""
     order = {"fail": 0, "cannot say": 1, "pass": 2}
-    ranked = sorted(checks, key=lambda check: order[check.verdict])
-    worst = ranked[0] if ranked else cannot_say(gate, "no check was made")
+    ranked = sorted(checks or [cannot_say(gate, "no check was made")], key=lambda check: order[check.verdict])
+    worst = ranked[0]
     bad = [check.reason for check in ranked if check.verdict == worst.verdict and check.verdict != "pass"]
     reason = "; ".join(bad) or f"all {len(checks)} checks passed"
     return Decision(
