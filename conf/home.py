@@ -41,8 +41,12 @@ class Home:
         return self.root / "releases"
 
     @property
+    def registry(self) -> Path:
+        return self.root / "mlflow.db"
+
+    @property
     def registry_uri(self) -> str:
-        return f"sqlite:///{self.root / 'mlflow.db'}"
+        return f"sqlite:///{self.registry}"
 
     @property
     def artifacts(self) -> Path:

@@ -18,6 +18,7 @@ from typing import Any
 from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings
+from mlflow_server.ledger import finite
 from mlflow_server.release import Release, ReleaseError, verify
 
 SERVICE = "greenlight"
@@ -48,7 +49,8 @@ def package(home: Home, settings: Settings, release: Release, measured: dict[str
     """
     name = f"{re.sub('[^a-z0-9]+', '-', release.manifest.model.lower()).strip('-')}-{release.digest[:8]}"
     public = json.loads((release.folder / "signature.json").read_text())["public"]
-    facts = {"release": release.digest, "public": public, "measured": measured, "source": _source_digest()}
+    known = {name: finite(value) if isinstance(value, float) else value for name, value in measured.items()}
+    facts = {"release": release.digest, "public": public, "measured": known, "source": _source_digest()}
     bentos = home.bentos / "bentos" / SERVICE
     if not _stands(bentos / name / "src", facts):
         shutil.rmtree(bentos / name, ignore_errors=True)
@@ -65,7 +67,7 @@ def _stage(folder: Path, release: Release, facts: dict[str, Any]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
     shutil.copytree(release.folder, folder / "release")
-    (folder / "packaged.json").write_text(json.dumps(facts, sort_keys=True))
+    (folder / "packaged.json").write_text(json.dumps(facts, sort_keys=True, allow_nan=False))
 
 
 def _build(home: Home, staged: Path, name: str) -> None:

@@ -103,8 +103,7 @@ async def recommend(request: Request, shelf: Shelf, metrics: Metrics) -> Slate:
             metrics.non_finite.inc(why.non_finite)
             _say(rung.__name__, why)
         else:
-            metrics.slates.labels(slate.rung).inc()
-            metrics.non_finite.inc(slate.non_finite)
+            metrics.served(slate.rung, slate.non_finite)
             return slate
     raise AssertionError("popularity reads memory filled at start-up and is always available")
 

@@ -4,6 +4,8 @@ Under `bentoml serve` several workers count into files of one folder (`PROMETHEU
 prometheus-client reads), so any worker answers `/metrics` for all of them, those that died included.
 """
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -31,6 +33,27 @@ class Metrics:
             "greenlight_latency_seconds", "Time to answer", ["route"], buckets=LATENCY_S, registry=own
         )
         self._own = own
+        self._children: dict[tuple, Any] = {}
+
+    def answered(self, route: str, status: str, seconds: float) -> None:
+        """Count an answer. The counters of each pair are looked up once: `labels` takes a lock."""
+        try:
+            count, latency = self._children[route, status]
+        except KeyError:
+            found = self.requests.labels(route, status), self.latency.labels(route)
+            count, latency = self._children.setdefault((route, status), found)
+        count.inc()
+        latency.observe(seconds)
+
+    def served(self, rung: str, non_finite: int) -> None:
+        """Count a slate, and the scores that the rung's model got wrong."""
+        try:
+            slates = self._children[(rung,)]
+        except KeyError:
+            slates = self._children.setdefault((rung,), self.slates.labels(rung))
+        slates.inc()
+        if non_finite:
+            self.non_finite.inc(non_finite)
 
     def text(self) -> bytes:
         """All metrics: of every worker where they share a folder, else of this one."""

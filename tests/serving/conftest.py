@@ -5,6 +5,7 @@ import functools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -13,7 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from conf.home import Home
-from conf.settings import Settings
+from conf.settings import Serving, Settings
 from mlflow_server import release
 from mlflow_server.ledger import SigningKey
 from mlflow_server.release import Release
@@ -77,16 +78,14 @@ async def _beneath(request: object) -> PlainTextResponse:
 
 @pytest.fixture
 def client(built: Callable[[str], Release], key: SigningKey, tmp_path: Path) -> Iterator[Callable[..., Client]]:
-    """`client(model)`: an edge over a copy of that model's release; `measured_ms` is what the infra gate saw."""
+    """`client(model)`: an edge over a copy of that model's release; `inline`: it scores on the event loop."""
     made: list[Client] = []
 
-    def start(
-        name: str = "Tiny", measured_ms: float = 0.1, home: Home | None = None, settings: Settings | None = None
-    ) -> Client:
+    def start(name: str = "Tiny", inline: bool = True, home: Home | None = None, **serving: Any) -> Client:
         folder = tmp_path / f"release{len(made)}"
         shutil.copytree(built(name).folder, folder)
-        packaged = Packaged(built(name).digest, key.public, {"median_ms": measured_ms})
-        conf = settings or Settings()
+        packaged = Packaged(built(name).digest, key.public, {"median_ms": 0.1 if inline else 5.0})
+        conf = Settings(serving=Serving(inline_below_ms=1000 if inline else 1e-9, **serving))
         inner = Starlette(routes=[Route("/beneath", _beneath)])
         made.append(Client(Edge(inner, lambda: Shelf(folder, packaged, conf), home, conf)))
         return made[-1]

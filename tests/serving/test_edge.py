@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from conf.home import Home
-from conf.settings import Serving, Settings
+from conf.settings import Settings
 from events.event import IMPRESSIONS, Impression
 from events.log import LocalLog
 from serving.edge import Edge
@@ -209,7 +209,7 @@ def test_without_a_home_impressions_are_dropped_and_counted(client: Callable) ->
 
 def test_a_log_that_cannot_be_written_costs_no_slate_and_the_loss_is_counted(client: Callable, home: Home) -> None:
     home.log.mkdir()  # where the file should be
-    call = client(home=home, settings=Settings(serving=Serving(journal_capacity=5)))
+    call = client(home=home, journal_capacity=5)
     answers = call.all(*(("GET", f"/recommend/u{n}", {}) for n in range(12)))
     assert {answer.status_code for answer in answers} == {200}
     assert call.metric("greenlight_impressions_dropped_total") == 7  # five wait

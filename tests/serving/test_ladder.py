@@ -8,30 +8,28 @@ from typing import Any
 
 import pytest
 
-from conf.settings import Serving, Settings
+from conf.settings import Settings
 from mlflow_server.release import ReleaseError
 from serving.edge import Edge
-
-SLOW_MS = 5.0  # measured slower than `inline_below_ms`: the thread pool
 
 
 def served(answer: Any) -> str:
     return answer.headers["x-rung"]
 
 
-@pytest.mark.parametrize("measured_ms", [0.1, SLOW_MS])
+@pytest.mark.parametrize("inline", [True, False])
 @pytest.mark.parametrize("user", ["raises", "exits", "shape", "text"])
-def test_whatever_a_model_does_the_next_rung_answers(client: Callable, user: str, measured_ms: float) -> None:
-    call = client("Moody", measured_ms)
+def test_whatever_a_model_does_the_next_rung_answers(client: Callable, user: str, inline: bool) -> None:
+    call = client("Moody", inline)
     answer = call("GET", f"/recommend/{user}?k=4")
     assert (answer.status_code, served(answer), len(answer.text.split(","))) == (200, "popularity", 4)
     assert served(call("GET", "/recommend/u0")) == "model"
     assert call.metric('greenlight_rung_unavailable_total{reason="fault",rung="model"}') == 1
 
 
-@pytest.mark.parametrize("measured_ms", [0.1, SLOW_MS])
-def test_srv_03_nan_and_infinity_take_no_place_and_are_counted(client: Callable, measured_ms: float) -> None:
-    call = client("NotANumber", measured_ms)
+@pytest.mark.parametrize("inline", [True, False])
+def test_srv_03_nan_and_infinity_take_no_place_and_are_counted(client: Callable, inline: bool) -> None:
+    call = client("NotANumber", inline)
     answer = call("POST", "/v1/recommend", json={"user_id": "new", "k": 2})
     assert [(i["movie_id"], i["score"]) for i in answer.json()["items"]] == [("m27", 0.9), ("m28", 0.8)]
     assert "NaN" not in answer.text
@@ -47,21 +45,21 @@ def test_srv_03_nothing_but_nan_is_answered_from_below(client: Callable) -> None
 
 
 def test_a_model_that_takes_too_long_is_left_and_the_slate_made_ahead_is_served(client: Callable) -> None:
-    call = client("Moody", SLOW_MS)
+    call = client("Moody", inline=False)
     answer = call("GET", "/recommend/sleeps", headers={"X-Deadline-Ms": "50"})
     assert served(answer) == "popularity"
     assert call.metric('greenlight_rung_unavailable_total{reason="timed_out",rung="model"}') == 1
 
 
 def test_the_callers_deadline_is_bounded(client: Callable) -> None:
-    call = client("Moody", SLOW_MS, settings=Settings(serving=Serving(max_deadline_ms=100)))
+    call = client("Moody", inline=False, max_deadline_ms=100)
     assert served(call("GET", "/recommend/sleeps", headers={"X-Deadline-Ms": "60000"})) == "popularity"
-    call = client("Moody", SLOW_MS)
+    call = client("Moody", inline=False)
     assert served(call("GET", "/recommend/sleeps", headers={"X-Deadline-Ms": "60000"})) == "model"
 
 
 def test_a_full_pool_steps_down_and_recovers(client: Callable) -> None:
-    call = client("Moody", SLOW_MS, settings=Settings(serving=Serving(pool_threads=2)))
+    call = client("Moody", inline=False, pool_threads=2)
     answers = call.all(*(("GET", f"/recommend/sleeps{n}", {}) for n in range(9)))
     assert [a.status_code for a in answers] == [200] * 9
     assert call.metric('greenlight_rung_unavailable_total{reason="pool_full",rung="model"}') == 5  # 2 run, 2 wait
@@ -69,7 +67,7 @@ def test_a_full_pool_steps_down_and_recovers(client: Callable) -> None:
 
 
 def test_a_model_that_turns_slow_on_the_loop_is_moved_to_the_pool(client: Callable) -> None:
-    call = client("Moody", 0.1)
+    call = client("Moody")
     assert call.edge.shelf.inline
     call("GET", "/recommend/sleeps", headers={"X-Deadline-Ms": "50"})
     assert not call.edge.shelf.inline

@@ -1,0 +1,101 @@
+"""A closed-loop load generator light enough not to be the bottleneck: raw asyncio sockets, keep-alive, one request in
+flight per connection. Run as a process of its own: `python -m benchmarks.load PLAN.json`, answers JSON.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Plan:
+    """What to send where. `requests` are whole HTTP/1.1 requests, sent in turn by every connection."""
+
+    host: str
+    port: int
+    connections: int
+    seconds: float
+    requests: list[str]
+
+
+@dataclass
+class Result:
+    requests: int
+    failures: int  # answers other than 200
+    rps: float
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+
+
+class Connection(asyncio.Protocol):
+    """Sends the next request as soon as the whole answer is there."""
+
+    def __init__(self, requests: list[bytes], first: int, until: float, times: list[float]) -> None:
+        self.requests, self.number, self.until, self.times = requests, first, until, times
+        self.failures, self.received, self.missing = 0, b"", -1
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self._send()
+
+    def _send(self) -> None:
+        self.number += 1
+        self.begun = time.perf_counter()
+        self.transport.write(self.requests[self.number % len(self.requests)])
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        head, found, body = self.received.partition(b"\r\n\r\n")
+        if not found:
+            return
+        if self.missing < 0:
+            self.missing = _length(head)
+        if len(body) < self.missing:
+            return
+        now = time.perf_counter()
+        self.times.append(now - self.begun)
+        self.failures += not self.received.startswith(b"HTTP/1.1 200")
+        self.received, self.missing = b"", -1
+        if now < self.until:
+            self._send()
+        else:
+            self.transport.close()
+
+    def connection_lost(self, why: Exception | None) -> None:
+        if not self.over.done():
+            self.over.set_result(None)
+
+
+def _length(head: bytes) -> int:
+    for line in head.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            return int(value)
+    raise ValueError(f"an answer without Content-Length: {head[:200]!r}")
+
+
+async def drive(plan: Plan) -> Result:
+    requests = [request.encode() for request in plan.requests]
+    times: list[float] = []
+    begun = time.perf_counter()
+    until, loop = begun + plan.seconds, asyncio.get_running_loop()
+    made = []
+    for number in range(plan.connections):
+        start = partial(Connection, requests, number * 97, until, times)
+        made.append((await loop.create_connection(start, plan.host, plan.port))[1])
+    await asyncio.gather(*(connection.over for connection in made))
+    seconds, ordered = time.perf_counter() - begun, sorted(times)
+    at = [1000 * ordered[min(len(ordered) - 1, int(len(ordered) * share))] for share in (0.5, 0.99, 1.0)]
+    return Result(len(times), sum(c.failures for c in made), len(times) / seconds, *at)
+
+
+if __name__ == "__main__":
+    plan = Plan(**json.loads(Path(sys.argv[1]).read_text()))
+    print(json.dumps(asdict(asyncio.run(drive(plan)))))

@@ -1,0 +1,237 @@
+"""`make bench-serving`: /recommend of the edge beside bare Starlette, native BentoML and `mlflow models serve`.
+
+One machine, one run, one worker each, the same release and the same scoring; nothing is cached. The load generator is
+a process of its own. Rounds alternate, so that a noisy minute hits everyone; the table shows each server's best round.
+"""
+
+import argparse
+import json
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.load import Plan, Result
+from benchmarks.peers import NATIVE
+from conf.home import Home
+from conf.settings import Settings, load
+from mlflow_server.ledger import SigningKey
+from mlflow_server.release import Release, build
+from models.shelf import find
+from pipelines.data import import_data
+from pipelines.package import package
+from pipelines.serve import serve
+from pipelines.snapshot import cut
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET_RPS, TARGET_P99 = 0.8, 3.0  # of the edge, as shares of the bare server's
+VIEWERS = 500
+Requests = Callable[[str], str]  # a viewer's id -> a whole HTTP request
+
+
+def main() -> int:
+    """Measure, print the table, and exit 1 where the edge misses its target."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--model", default="ease", help="which model to serve (default: ease)")
+    options.add_argument("--seconds", type=float, default=4.0, help="of each measurement (default: 4)")
+    options.add_argument("--rounds", type=int, default=3, help="default: 3")
+    args = options.parse_args()
+    with tempfile.TemporaryDirectory(prefix="greenlight-bench-") as folder, ExitStack() as running:
+        release, home, users = _prepare(Path(folder), args.model)
+        servers = {
+            "bare Starlette": running.enter_context(_bare(release)),
+            "edge, journal off": running.enter_context(_edge(home, release, journal=False)),
+            "edge, journal on": running.enter_context(_edge(home, release, journal=True)),
+            "native BentoML": running.enter_context(_native(release, Path(folder))),
+            "mlflow models serve": running.enter_context(_mlflow(release, Path(folder))),
+        }
+        best: dict[tuple[str, int], Result] = {}
+        for connections in (1, 8):
+            for _ in range(args.rounds):
+                for name, (port, request) in servers.items():
+                    plan = Plan("127.0.0.1", port, connections, args.seconds, [request(user) for user in users])
+                    got = _drive(plan, Path(folder))
+                    before = best.get((name, connections))
+                    best[name, connections] = got if before is None or got.rps > before.rps else before
+    return _show(args.model, best, list(servers))
+
+
+def _prepare(folder: Path, model: str) -> tuple[Release, Home, list[str]]:
+    """A release of a model fitted on MovieTweetings, and the viewers to ask for."""
+    home, settings = Home(folder / "home").open(), load({})
+    import_data(home, settings, "movietweetings")
+    snapshot = cut(home, settings)
+    shelved = find(model)
+    fitted = shelved.cls().fit(snapshot.interactions)
+    release = build(
+        home.releases, fitted, shelved, snapshot.id, snapshot.interactions, "benchmark", SigningKey(home.keys)
+    )
+    return release, home, snapshot.interactions.user_ids[-VIEWERS:].tolist()
+
+
+def _get(path: str) -> Requests:
+    return lambda user: f"GET {path.format(user)} HTTP/1.1\r\nHost: bench\r\n\r\n"
+
+
+def _post(path: str, body: Callable[[str], object]) -> Requests:
+    def request(user: str) -> str:
+        text = json.dumps(body(user))
+        head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(text)}"
+        return f"{head}\r\n\r\n{text}"
+
+    return request
+
+
+@contextmanager
+def _edge(home: Home, release: Release, *, journal: bool) -> Iterator[tuple[int, Requests]]:
+    """`bentoml serve` of the release's Bento. Without a home the journal drops what it gets."""
+    settings = Settings(serving=Settings().serving.model_copy(update={"workers": 1}))
+    tag = package(home, settings, release, {})
+    where = home if journal else _WithoutHome(home.root)
+    with serve(where, settings, tag, 0) as server:
+        yield int(server.url.rpartition(":")[2]), _get("/recommend/{}?k=20")
+
+
+class _WithoutHome(Home):
+    """The same Bentos, for a server that is told of no home."""
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        return super().environment(**extra) | {"GREENLIGHT_HOME": str(self.root / "no-home")}
+
+
+@contextmanager
+def _bare(release: Release) -> Iterator[tuple[int, Requests]]:
+    port = _free_port()
+    command = [sys.executable, "-m", "benchmarks.peers", "bare", str(release.folder), str(port)]
+    with _running(command, Home(release.folder.parent), f"http://127.0.0.1:{port}/recommend/1", ROOT):
+        yield port, _get("/recommend/{}?k=20")
+
+
+@contextmanager
+def _native(release: Release, folder: Path) -> Iterator[tuple[int, Requests]]:
+    port, place = _free_port(), folder / "native"
+    place.mkdir()
+    head = f"import sys\nsys.path.append({str(ROOT)!r})\nRELEASE = {str(release.folder)!r}\n"
+    (place / "native.py").write_text(head + NATIVE)
+    command = [sys.executable, "-m", "bentoml", "serve", "native:Native", "--port", str(port)]
+    with _running(command, Home(folder / "native-home"), f"http://127.0.0.1:{port}/readyz", place):
+        yield port, _post("/v1/recommend", lambda user: {"user_id": user, "k": 20})
+
+
+@contextmanager
+def _mlflow(release: Release, folder: Path) -> Iterator[tuple[int, Requests]]:
+    import mlflow
+
+    port, place = _free_port(), folder / "mlflow-model"
+    mlflow.pyfunc.save_model(
+        place,
+        python_model=str(ROOT / "mlflow_server" / "pyfunc.py"),
+        artifacts={"release": str(release.folder)},
+        pip_requirements=["mlflow"],
+    )
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(place), "-p", str(port)]
+    with _running([*command, "--env-manager", "local"], Home(folder), f"http://127.0.0.1:{port}/ping", ROOT):
+        yield port, _post("/invocations", lambda user: {"inputs": [user]})
+
+
+@contextmanager
+def _running(command: list[str], home: Home, url: str, folder: Path) -> Iterator[None]:
+    """A server in a process group of its own, once it answers."""
+    with tempfile.TemporaryFile() as output:
+        environment = home.environment()
+        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # mlflow looks for uvicorn there
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            _wait(process, url)
+            yield
+        except TimeoutError:
+            output.seek(0)
+            raise SystemExit(f"{command} did not start: {output.read().decode(errors='replace')[-2000:]}") from None
+        finally:
+            _end(process)
+
+
+def _wait(process: subprocess.Popen[bytes], url: str) -> None:
+    until = time.monotonic() + 90
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            if httpx.get(url, timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.2)
+    raise TimeoutError
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    import psutil
+
+    family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.send_signal(signal.SIGTERM)
+    for child in family:
+        if child.is_running():
+            child.kill()
+    process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _drive(plan: Plan, folder: Path) -> Result:
+    path = folder / "plan.json"
+    path.write_text(json.dumps(asdict(plan)))
+    command = [sys.executable, "-m", "benchmarks.load", str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return Result(**json.loads(done.stdout))
+
+
+def _show(model: str, best: dict[tuple[str, int], Result], names: list[str]) -> int:
+    """The table, and 1 where the edge misses its target."""
+    table = Table(title=f"{model} on MovieTweetings, k = 20, one worker each, keep-alive")
+    for column in (
+        "server",
+        "connections",
+        "requests/s",
+        "of bare",
+        "p50 ms",
+        "p99 ms",
+        "of bare's",
+        "max ms",
+        "failed",
+    ):
+        table.add_column(column, justify="left" if column == "server" else "right")
+    missed = 0
+    for connections in (1, 8):
+        bare = best["bare Starlette", connections]
+        for name in names:
+            got = best[name, connections]
+            share, tail = got.rps / bare.rps, got.p99_ms / bare.p99_ms
+            missed += name.startswith("edge") and (share < TARGET_RPS or tail > TARGET_P99)
+            row = (f"{got.rps:,.0f}", f"{share:.2f}", f"{got.p50_ms:.2f}", f"{got.p99_ms:.2f}", f"{tail:.2f}")
+            table.add_row(name, str(connections), *row, f"{got.max_ms:.1f}", str(got.failures))
+        table.add_section()
+    out = Console(width=110)
+    out.print(table)
+    out.print(
+        f"target: the edge at {TARGET_RPS} of bare's requests/s or more, and under {TARGET_P99:g} x its p99: "
+        + ("missed" if missed else "met")
+    )
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
