@@ -35,6 +35,11 @@ CREATE TABLE IF NOT EXISTS groups (
 CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY CHECK (one = 1), ms INTEGER NOT NULL);
 """
 
+ADD = """
+INSERT INTO records (topic, event_id, body) SELECT ?1, ?2, ?3
+WHERE NOT EXISTS (SELECT 1 FROM records WHERE topic = ?1 AND event_id = ?2)
+"""  # INSERT OR IGNORE would use up an offset for each duplicate
+
 
 class Record(NamedTuple):
     """An event and where it stands. A stored record that cannot be read comes as `Unreadable`, with its offset."""
@@ -185,7 +190,7 @@ class LocalLog:
             for topic, events in runs:
                 rows = [(topic, event.event_id, encode(event)) for event in events]
                 before = self._db.total_changes()
-                self._db.executemany("INSERT OR IGNORE INTO records (topic, event_id, body) VALUES (?, ?, ?)", rows)
+                self._db.executemany(ADD, rows)
                 added = self._db.total_changes() - before
                 so_far = stored.get(topic, Appended(0, 0))
                 stored[topic] = Appended(so_far.added + added, so_far.duplicates + len(rows) - added)

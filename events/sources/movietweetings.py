@@ -22,7 +22,8 @@ def told_by(source: Source) -> str | None:
                 return f"the movie ids of {file.plain_name} are as wide as IMDb's"
             if len(cells) == 4 and _HIGH.fullmatch(cells[2]) and cells[3].isdigit():
                 return f"{file.plain_name} has ratings of {cells[2].decode()}"
-    if "movietweetings" in source.name.lower():
+    near = [*Path(source.name).parts[-2:], *(file.name for file in source.files)]  # a folder far above says nothing
+    if any("movietweetings" in name.lower() for name in near):
         return "its path says so"
     readmes = [file for file in source.beside if file.plain_name.startswith("readme")]
     if any(b"movietweetings" in line.lower() for file in readmes for line in _head(file)):
