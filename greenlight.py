@@ -114,9 +114,9 @@ def data_export(
 
     home, settings = _home()
     with _progress("writing") as progress:
-        report = export_data(home, settings, target, dead_letter=dead_letter, progress=progress)
+        count = export_data(home, settings, target, dead_letter=dead_letter, progress=progress)
     if target != "-":
-        _print(report, as_json)
+        _print({"target": target, "events": count}, as_json)
     return 0
 
 
@@ -147,8 +147,11 @@ def train(
         seed=chosen.seed if seed is None else seed,
         report=lambda line: console.print(_escaped(line), soft_wrap=True),
     )
-    _print(outcome, as_json)
-    return 0
+    if as_json:
+        _print(outcome, as_json)
+    else:
+        print(outcome.sentence)
+    return 0 if outcome.inputs.verdict == "pass" else REFUSED
 
 
 @app.command()
@@ -231,14 +234,14 @@ def _escaped(text: object) -> str:
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar on standard error, fed with (done, total); total None where it is not known."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+def _progress(what: str) -> Iterator[Callable[[int], None]]:
+    """A moving line on standard error, told how many are done; a stream does not say how many there will be."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed:,}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total=None: bar.update(task, completed=done, total=total)
+        yield lambda done: bar.update(task, completed=done)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@ has shown a line that can be read: a file of nothing but bad lines is an error a
 
 import gzip
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import IO
 from zoneinfo import ZoneInfo
 
 from conf.errors import PlainError
@@ -92,24 +94,20 @@ def export_data(
     dead_letter: bool = False,
     progress: Progress | None = None,
 ) -> int:
-    """Write every event to `target` as JSON lines (gzipped where it ends in .gz); how many. The order is the log's.
+    """Write every event as JSON lines to `target` (gzipped where it ends in .gz, standard output for `-`); how many.
 
-    The file appears whole or not at all. Importing it into an empty home gives the same log.
+    The order is the log's; a file appears whole or not at all. Importing it into an empty home gives the same log.
     """
     if not home.log.exists():
         raise DataError(f"{home.root} holds no data yet: import some first (greenlight data import movietweetings)")
     topics = [EVENTS, CATALOGUE, IMPRESSIONS] + ([DEAD_LETTER] if dead_letter else [])
-    target = Path(target)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with LocalLog(home.log) as log:
-            count = _write_lines(part, log.bodies(topics), target.suffix == ".gz", progress)
-        part.replace(target)
+            if str(target) == "-":
+                return _write_lines(sys.stdout.buffer, log.bodies(topics), progress)
+            return _write_file(Path(target), log.bodies(topics), progress)
     except (LogError, OSError) as why:
         raise DataError(f"export to {target} failed: {why}") from why
-    finally:
-        part.unlink(missing_ok=True)
-    return count
 
 
 def _opened(source: str | Path) -> Source:
@@ -210,17 +208,29 @@ def _notes(source: Source, found: list[Reader], tally: _Tally) -> Iterator[str]:
         yield "titles and genres beside it were not read: import the folder to have them"
 
 
-def _write_lines(part: Path, bodies: Iterator[bytes], zipped: bool, progress: Progress | None) -> int:
+def _write_file(target: Path, bodies: Iterator[bytes], progress: Progress | None) -> int:
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            if target.suffix == ".gz":
+                with gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as zipped:
+                    count = _write_lines(zipped, bodies, progress)
+            else:
+                count = _write_lines(file, bodies, progress)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    return count
+
+
+def _write_lines(stream: IO[bytes] | gzip.GzipFile, bodies: Iterator[bytes], progress: Progress | None) -> int:
     count = 0
-    with part.open("wb") as file:
-        stream = gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) if zipped else file
-        for body in bodies:
-            stream.write(body + b"\n")
-            count += 1
-            if progress and count % BATCH == 0:
-                progress(count)
-        if zipped:
-            stream.close()
-        file.flush()
-        os.fsync(file.fileno())
+    for body in bodies:
+        stream.write(body + b"\n")
+        count += 1
+        if progress and count % BATCH == 0:
+            progress(count)
+    stream.flush()
     return count

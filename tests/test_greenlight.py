@@ -1,0 +1,103 @@
+"""The command line as a person or a cron job meets it: exit statuses, plain sentences, JSON."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from greenlight import app
+
+ROOT = Path(__file__).parents[1]
+
+
+def greenlight(home: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "greenlight", *words]
+    variables = {**os.environ, "GREENLIGHT_HOME": str(home), "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment}
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=120)
+
+
+VERBS = [["demo"], ["status"], ["train"], ["ledger"], ["why"], ["data", "import"], ["data", "export"]]
+
+
+@pytest.mark.parametrize("words", VERBS, ids=" ".join)
+def test_every_verb_has_help_with_an_example_and_json(tmp_path: Path, words: list[str]) -> None:
+    help_text = greenlight(tmp_path / "h", *words, "--help").stdout
+    assert "Example: " in help_text
+    assert "--json" in help_text
+
+
+def test_every_verb_is_listed_above() -> None:
+    named = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert named == {words[0] for words in VERBS if len(words) == 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["promise"], "No such command 'promise'"),
+        (["train", "--trials", "many"], "trials"),
+        (["why"], "request_id"),
+        (["why", "no-such-id"], "no-such-id"),
+        (["data", "import", "nowhere.csv"], "nowhere.csv"),
+        (["train", "--model", "eaze"], "ease"),
+        (["train"], "data import"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_use_is_status_2_and_one_plain_sentence(tmp_path: Path, words: list[str], says: str) -> None:
+    done = greenlight(tmp_path / "h", *words)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_unknown_setting_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
+    done = greenlight(tmp_path / "h", "status", GREENLIGHT_SERVING__PROT="1")
+    assert done.returncode == 2
+    assert "serving.port" in done.stderr
+
+
+def test_status_of_nothing_names_the_first_command(tmp_path: Path) -> None:
+    done = greenlight(tmp_path / "h", "status", "--json")
+    assert done.returncode == 0
+    (part,) = json.loads(done.stdout)["parts"]
+    assert part["state"] == "empty"
+    assert "greenlight data import" in part["next"]
+    assert not (tmp_path / "h").exists()
+
+
+def test_status_names_the_broken_part_and_the_next_command(tmp_path: Path) -> None:
+    home = tmp_path / "h"
+    (tmp_path / "few.jsonl").write_text('{"kind":"account","version":1,"event_id":"a","ts":1700000000000,"user_id":"u"}\n')
+    assert greenlight(home, "data", "import", str(tmp_path / "few.jsonl")).returncode == 0
+    (home / "log.db").write_bytes(b"not a database, long enough to be read as one" * 100)
+    done = greenlight(home, "status", "--json")
+    assert done.returncode == 2
+    log = next(part for part in json.loads(done.stdout)["parts"] if part["name"] == "log")
+    assert log["state"] == "broken"
+    assert "greenlight" in log["next"]
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for words in (["demo", "--once"], ["train"], ["data", "import", "movietweetings"]):
+        done = greenlight(tmp_path, *words)
+        assert done.returncode == 2, words
+        assert "not empty" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_import_and_export_give_json(tmp_path: Path) -> None:
+    lines = "".join(f"{t},u{t % 7},GET /rate/m{t % 5}=4\n" for t in range(1_700_000_000, 1_700_000_050))
+    (tmp_path / "site.log").write_text(lines + "not a line\n")
+    report = json.loads(greenlight(tmp_path / "h", "data", "import", str(tmp_path / "site.log"), "--json").stdout)
+    assert (report["added"], report["unreadable"]) == (50, 1)
+    again = json.loads(greenlight(tmp_path / "h", "data", "import", str(tmp_path / "site.log"), "--json").stdout)
+    assert again["added"] == 0
+    out = greenlight(tmp_path / "h", "data", "export", "-", "--dead-letter").stdout.splitlines()
+    assert len(out) == 51
+    assert sum(json.loads(line)["kind"] == "unreadable" for line in out) == 1
