@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from conf.errors import PlainError
+from events.disk import sync_folder
 from events.event import ANY_EVENT, CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, AnyEvent
 from events.log import Log, Record
 
@@ -165,15 +166,6 @@ def write_parquet(file: Path, table: pa.Table) -> None:
     except OSError as why:
         part.unlink(missing_ok=True)
         raise ArchiveError(f"{file} cannot be written: {why.strerror or why}") from why
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _read(file: Path, columns: Sequence[str]) -> pa.Table:

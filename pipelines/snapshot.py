@@ -31,7 +31,8 @@ from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings
 from conf.settings import Snapshot as SnapshotSettings
-from events.archive import ArchiveError, archive, read_topic, sync_folder, write_parquet
+from events.archive import ArchiveError, archive, read_topic, write_parquet
+from events.disk import sync_folder
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS
 from events.log import LocalLog, LogError
 from models.interactions import Catalogue, Interactions

@@ -110,6 +110,16 @@ def test_threads_of_one_process_share_a_log(tmp_path: Path) -> None:
         assert log.count(EVENTS) == 100
 
 
+def test_processes_may_make_the_log_at_the_same_moment(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "log.db")]
+    writers = [
+        subprocess.Popen([*command, str(n * 5), str(n * 5 + 5)], stdout=subprocess.PIPE, text=True) for n in range(4)
+    ]
+    heard = [process.communicate(timeout=60)[0] for process in writers]
+    assert all(text.count("acknowledged") == 5 for text in heard), heard
+    assert stored(tmp_path / "log.db") == {f"e{n}" for n in range(20)}
+
+
 def test_what_was_acknowledged_before_a_kill_is_stored(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     command = [sys.executable, "-c", WRITER, str(path), "0", "100000"]
