@@ -194,3 +194,14 @@ def test_time_is_both_the_homes_and_the_walls(ledger: Ledger) -> None:
     entry = ledger.append("drill", {}, actor="ada", ts=5)
     assert entry.ts == 5
     assert abs(entry.wall_ts - time.time() * 1000) < 60_000
+
+
+def test_a_line_of_another_ledger_under_the_same_key_breaks_the_chain(ledger: Ledger, tmp_path: Path) -> None:
+    twin = Ledger(tmp_path / "twin.jsonl", ledger.key)
+    fill(ledger, 3)
+    twin.append("refusal", {}, actor="ada", ts=1)
+    fill(twin, 2)
+    spliced = twin.path.read_text().splitlines()[1]
+    rewrite(ledger, lambda lines: lines.__setitem__(1, spliced))
+    with pytest.raises(LedgerError, match="line 2: the chain is broken"):
+        ledger.verify()

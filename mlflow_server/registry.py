@@ -1,0 +1,363 @@
+"""The MLflow side of a home: runs, model versions, aliases, and the words that explain them. The only MLflow client.
+
+Everything here mirrors what the ledger says and what training measured; nothing is decided here. MLflow takes seconds
+to import and to make its database, so it is imported where it is used, and `Registry` may be opened in a thread.
+"""
+
+import json
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conf.environment import silence_mlflow
+from conf.home import Home
+from mlflow_server.ledger import Decision, Entry, Ledger
+from mlflow_server.release import Release
+from models.ranking import Interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+EXPERIMENT = "recommender"
+ROOT = Path(__file__).parents[1]
+PARTS = ("conf", "events", "models", "mlflow_server")  # of this project that a logged model needs to load
+PACKAGES = ("cryptography", "implicit", "lightgbm", "mlflow", "numpy", "pandas", "pydantic", "pyyaml", "safetensors")
+ALIASES = ("champion", "challenger", "previous")
+PARENT = "mlflow.parentRunId"  # MLflow's own tag of a nested run
+LIMIT = 5000  # characters of a description or a tag that MLflow keeps
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How one candidate stands: a row of the page and a line of the picture. NDCG@10 on the validation window."""
+
+    model: str
+    version: int | None  # None where it failed before there was a release
+    quality: Interval | None
+    advantage: Interval | None  # over popularity as deployed; None for popularity itself
+    state: str  # champion, challenger, passed, refused, failed
+    reason: str = ""
+
+
+class Registry:
+    """Opened once per training. Makes the database and the experiment on first use (seconds), safely if killed."""
+
+    def __init__(self, home: Home, name: str = EXPERIMENT) -> None:
+        silence_mlflow()
+        import mlflow
+        from mlflow import MlflowClient
+
+        for noisy in ("mlflow", "alembic"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)
+        mlflow.set_tracking_uri(home.registry_uri)
+        mlflow.set_registry_uri(home.registry_uri)
+        _database(home)
+        self.name = name
+        self.client = MlflowClient(tracking_uri=home.registry_uri, registry_uri=home.registry_uri)
+        self.experiment = self._experiment(home.artifacts)
+
+    def _experiment(self, artifacts: Path) -> str:
+        """Made by us with an absolute location: a client on SQLite cannot write to one that a server made."""
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        if found is not None:
+            return found.experiment_id
+        artifacts.mkdir(parents=True, exist_ok=True)
+        return self.client.create_experiment(EXPERIMENT, artifact_location=str(artifacts.absolute()))
+
+    # Runs -------------------------------------------------------------------------------------------------------------
+
+    def close_runs(self, status: str, reason: str) -> int:
+        """End every run that is still open: of a training that died, or of this one. Only while holding its lock."""
+        from mlflow.entities import ViewType
+
+        open_runs = self.client.search_runs(
+            [self.experiment], "attributes.status = 'RUNNING'", ViewType.ACTIVE_ONLY, max_results=1000
+        )
+        for run in open_runs:
+            self.client.set_tag(run.info.run_id, "failed", reason)
+            self.client.set_terminated(run.info.run_id, status)
+        return len(open_runs)
+
+    def start(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
+        """Start a run (nested under `parent`) and return its id."""
+        under = {PARENT: parent} if parent else {}
+        return self.client.create_run(self.experiment, run_name=name, tags={**tags, **under}).info.run_id
+
+    def measured(self, run: str, *, params: Mapping[str, Any], metrics: Mapping[str, float | Interval]) -> None:
+        """Log parameters and metrics; an interval becomes three: `ndcg_at_10`, `ndcg_at_10_low`, `ndcg_at_10_high`."""
+        from mlflow.entities import Metric, Param
+
+        now = time.time_ns() // 1_000_000
+        numbers = [Metric(name, value, now, 0) for name, value in _flat(metrics) if value == value]
+        texts = [Param(name, str(value)[:LIMIT]) for name, value in params.items()]
+        self.client.log_batch(run, metrics=numbers, params=texts)
+
+    def dataset(
+        self, run: str, snapshot_id: str, folder: Path, schema: Mapping[str, str], profile: Mapping[str, float]
+    ) -> None:
+        """Log the snapshot as the run's dataset input: its id as the digest, its columns, its counts as the profile."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = json.dumps({"uri": str(folder)})
+        made = Dataset("snapshot", snapshot_id, "local", source, json.dumps(schema), json.dumps(profile))
+        self.client.log_inputs(run, [DatasetInput(made, [InputTag("mlflow.data.context", "training")])])
+
+    def decided(self, run: str, decision: Decision) -> None:
+        """Attach a decision to a run: as JSON, as a page to read, and its verdict as a tag."""
+        self.client.log_dict(run, asdict(decision), f"decisions/{decision.gate}.json")
+        self.client.log_text(run, _page(decision), f"decisions/{decision.gate}.md")
+        self.client.set_tag(run, f"gate.{decision.gate}", decision.verdict)
+        if decision.verdict != "pass":
+            self.client.set_tag(run, f"gate.{decision.gate}.reason", decision.reason[:LIMIT])
+
+    def describe_run(self, run: str, words: str) -> None:
+        self.client.set_tag(run, "mlflow.note.content", words)
+
+    def tag_run(self, run: str, tags: Mapping[str, str]) -> None:
+        for key, value in tags.items():
+            self.client.set_tag(run, key, value[:LIMIT])
+
+    def finish(self, run: str, failed: str = "") -> None:
+        """End a run; `failed` is the reason in one line, and marks it so."""
+        if failed:
+            self.client.set_tag(run, "failed", failed[:LIMIT])
+        self.client.set_terminated(run, "FAILED" if failed else "FINISHED")
+
+    def trials(self, parent: str, trials: Sequence[Mapping[str, Any]]) -> None:
+        """One nested run for each trial of the tuner: its number, parameters, value and state."""
+        for trial in trials:
+            run = self.start(f"trial {trial['number']}", {"kind": "trial"}, parent)
+            value = trial.get("value")
+            metrics = {} if value is None else {"ndcg_at_10": float(value)}
+            self.measured(run, params=trial["params"], metrics=metrics)
+            self.client.set_terminated(run, "FINISHED" if trial["state"] in ("COMPLETE", "PRUNED") else "FAILED")
+            self.client.set_tag(run, "state", str(trial["state"]).lower())
+
+    def picture(self, runs: Sequence[str], standings: Sequence[Standing]) -> None:
+        """Log the plot that compares the candidates to each of these runs."""
+        figure = comparison(standings)
+        for run in runs:
+            self.client.log_figure(run, figure, "comparison.png")
+
+    # Versions ---------------------------------------------------------------------------------------------------------
+
+    def version_of(self, release: str) -> int | None:
+        """The version that already stands for a release (by digest): registering twice would make it double."""
+        found = self.client.search_model_versions(f"name = '{self.name}' and tags.release = '{release}'")
+        return min((int(v.version) for v in found if v.source), default=None)
+
+    def register(self, run: str, release: Release, tags: Mapping[str, str]) -> int:
+        """Log the release as a pyfunc model of the run and register it; its version. Once for each release."""
+        known = self.version_of(release.digest)
+        if known is not None:
+            return known
+        source = self._logged_model(run, release)
+        self._registered_model()
+        made = self.client.create_model_version(
+            self.name, source, run, tags={"release": release.digest, **tags}, await_creation_for=0
+        )
+        return int(made.version)
+
+    def _logged_model(self, run: str, release: Release) -> str:
+        import mlflow
+        from mlflow.models import ModelSignature
+        from mlflow.types import ColSpec, Schema
+        from mlflow.types.schema import Array, DataType
+
+        signature = ModelSignature(
+            inputs=Schema([ColSpec(DataType.string)]),
+            outputs=Schema([ColSpec(Array(DataType.string))]),
+        )
+        with self._active(run), tempfile.TemporaryDirectory() as folder:
+            logged = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(ROOT / "mlflow_server" / "pyfunc.py"),
+                artifacts={"release": str(release.folder)},
+                code_paths=_own_code(Path(folder)),
+                pip_requirements=[f"{package}=={installed(package)}" for package in PACKAGES],
+                signature=signature,
+            )
+        return logged.model_uri
+
+    @contextmanager
+    def _active(self, run: str) -> Iterator[None]:
+        """MLflow's fluent calls act on the active run; it stays running afterwards."""
+        import mlflow
+
+        mlflow.start_run(run_id=run)
+        try:
+            yield
+        finally:
+            mlflow.end_run("RUNNING")
+
+    def _registered_model(self) -> None:
+        from mlflow.exceptions import MlflowException
+        from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+
+        try:
+            self.client.create_registered_model(self.name)
+        except MlflowException as why:
+            if why.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+                raise
+
+    def run_of(self, version: int) -> str:
+        """The run that a version came from."""
+        return str(self.client.get_model_version(self.name, str(version)).run_id)
+
+    def tag_version(self, version: int, tags: Mapping[str, str]) -> None:
+        for key, value in tags.items():
+            self.client.set_model_version_tag(self.name, str(version), key, value[:LIMIT])
+
+    def describe_version(self, version: int, words: str) -> None:
+        self.client.update_model_version(self.name, str(version), words[:LIMIT])
+
+    def describe_model(self, sentence: str) -> None:
+        """The page of the registered model: the sentence that matters, then a table of all versions by their tags."""
+        versions = self.client.search_model_versions(f"name = '{self.name}'")
+        if versions:
+            in_charge = self.client.get_registered_model(self.name).aliases
+            by_version = {str(version): alias for alias, version in in_charge.items()}
+            rows = [(v, by_version.get(str(v.version), "")) for v in sorted(versions, key=lambda v: -int(v.version))]
+            self.client.update_registered_model(self.name, f"{sentence}\n\n{_table(rows)}"[:LIMIT])
+
+    def mirror(self, ledger: Ledger) -> None:
+        """Make the aliases say what the ledger says; one whose version is not in this registry is left out."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            present = self.client.get_registered_model(self.name).aliases
+        except MlflowException:  # no version was ever registered
+            return
+        ours = {v.tags.get("release"): v.version for v in self.client.search_model_versions(f"name = '{self.name}'")}
+        wanted = {alias: ours.get(entry.body["release"]) for alias, entry in in_charge(ledger).items()}
+        for alias in ALIASES:
+            version = wanted.get(alias)
+            if version is None and alias in present:
+                self.client.delete_registered_model_alias(self.name, alias)
+            elif version is not None and str(present.get(alias)) != str(version):
+                self.client.set_registered_model_alias(self.name, alias, str(version))
+
+
+def in_charge(ledger: Ledger) -> dict[str, Entry]:
+    """The promotion that each alias rests on now. A challenger that became champion is challenger no more."""
+    found: dict[str, Entry] = {}
+    for entry in ledger.entries("promotion"):
+        alias, release = entry.body["alias"], entry.body["release"]
+        if alias == "champion":
+            if "champion" in found and found["champion"].body["release"] != release:
+                found["previous"] = found["champion"]
+            if "challenger" in found and found["challenger"].body["release"] == release:
+                del found["challenger"]
+        found[alias] = entry
+    return found
+
+
+def _database(home: Home) -> None:
+    """Make MLflow's database whole or not at all: aside, then renamed. It takes MLflow seconds of migrations."""
+    from mlflow import MlflowClient
+
+    file = home.registry
+    if not file.exists():
+        part = file.with_suffix(".part")
+        part.unlink(missing_ok=True)
+        MlflowClient(tracking_uri=f"sqlite:///{part}").search_experiments()
+        part.replace(file)
+
+
+def _own_code(folder: Path) -> list[str]:
+    """Copies of the packages that a logged model needs to load: their Python files, not their data."""
+    for part in PARTS:
+        ignored = shutil.ignore_patterns("__pycache__", "data", "*.yaml", "*.pyc")
+        shutil.copytree(ROOT / part, folder / part, ignore=ignored)
+    return [str(folder / part) for part in PARTS]
+
+
+# Words and pictures ---------------------------------------------------------------------------------------------------
+
+
+def _table(rows: Sequence[tuple[Any, str]]) -> str:
+    """Versions, newest first, with their aliases, as a Markdown table."""
+    head = (
+        "| version | model | NDCG@10 (95 %) | advantage over popularity | gates | state |\n|---|---|---|---|---|---|\n"
+    )
+    return head + "".join(_row(version.version, version.tags, alias) for version, alias in rows)
+
+
+def _row(version: Any, tags: Mapping[str, str], alias: str) -> str:
+    gates = ", ".join(
+        f"{name.removeprefix('gate.')} {verdict}" for name, verdict in sorted(tags.items()) if "gate." in name
+    )
+    state = f"**{alias}**" if alias else tags.get("verdict", "")
+    cells = (tags.get("model", ""), tags.get("ndcg_at_10", "-"), tags.get("advantage", "-"), gates or "-", state)
+    return f"| {version} | {' | '.join(cells)} |\n"
+
+
+def ranged(value: Interval | None) -> str:
+    return f"{value.mean:.4f} [{value.low:.4f}, {value.high:.4f}]" if value else "-"
+
+
+def signed(value: Interval | None) -> str:
+    return f"{value.mean:+.4f} [{value.low:+.4f}, {value.high:+.4f}]" if value else "-"
+
+
+def _page(decision: Decision) -> str:
+    checks = "".join(f"| {c['name']} | {c['verdict']} | {c['reason']} |\n" for c in decision.checks)
+    ids = "".join(f"- {name}: `{value}`\n" for name, value in decision.evidence.items())
+    return (
+        f"# Gate {decision.gate}: {decision.verdict}\n\n{decision.reason}\n\nSubject: `{decision.subject}`\n\n"
+        f"| check | verdict | why |\n|---|---|---|\n{checks}\nEvidence:\n\n{ids}"
+    )
+
+
+def _flat(metrics: Mapping[str, float | Interval]) -> Iterator[tuple[str, float]]:
+    for name, value in metrics.items():
+        if isinstance(value, Interval):
+            yield from ((name, value.mean), (f"{name}_low", value.low), (f"{name}_high", value.high))
+        else:
+            yield name, float(value)
+
+
+COLOURS = {"champion": "#1a7f37", "challenger": "#0969da", "failed": "#8c959f", "refused": "#cf222e"}
+
+
+def comparison(standings: Sequence[Standing]) -> "Figure":
+    """NDCG@10 of each candidate with its interval, against popularity as deployed; who is in charge is marked."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    shown = [(s, s.quality) for s in standings if s.quality]
+    figure = Figure(figsize=(9, 1.4 + 0.55 * max(len(shown), 1)), layout="constrained")
+    axes = figure.subplots()
+    for row, (standing, quality) in enumerate(shown):
+        colour = COLOURS.get(standing.state, "#57606a")
+        error = [[quality.mean - quality.low], [quality.high - quality.mean]]
+        axes.errorbar(quality.mean, row, xerr=error, fmt="o", color=colour, capsize=4, markersize=7)
+        advantage = f"  {signed(standing.advantage)}" if standing.advantage else ""
+        axes.annotate(
+            f"{standing.state}{advantage}",
+            (quality.high, row),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=colour,
+        )
+        if standing.model == "popularity":
+            axes.axvline(quality.mean, linestyle="--", linewidth=1, color="#57606a", label="popularity as deployed")
+            axes.legend(loc="upper right", fontsize=8)
+    names = [s.model + (f" (version {s.version})" if s.version else "") for s, _ in shown]
+    axes.set_yticks(range(len(shown)), names)
+    axes.set_ylim(len(shown) - 0.5, -0.8)
+    axes.margins(x=0.35)
+    axes.set_xlabel("NDCG@10 on validation, day by day as deployed, with its interval over viewers")
+    axes.set_title("Candidates against popularity as deployed")
+    return figure

@@ -1,0 +1,257 @@
+"""A candidate: a model whose code runs in a process of its own, in an empty folder, and is told only what was known.
+
+`Candidate` is a `Recommender` like any other, so evaluation and release building need not know. What its process does
+(raises, hangs, dies, is killed for memory) arrives here as `CandidateFailed` with the reason in one line.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import make_dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from conf.environment import for_foreign_code
+from conf.errors import PlainError
+from conf.settings import Evaluate, Train
+from models.base import Recommender
+from models.interactions import Catalogue, Histories, Interactions, LiveCounts
+from models.shelf import Shelved
+from pipelines import wire
+
+LAST_WORDS = 2000  # bytes of its standard error that may explain a death
+
+
+class CandidateFailed(PlainError):
+    """The candidate raised, hung, died or answered nonsense; the message is the reason in one line."""
+
+
+def start(name: str, conf: Train, seed: int, config: dict[str, Any] | None = None) -> "Candidate":
+    """Start the process of the model `name`; CandidateFailed where it cannot be found or made."""
+    host = Host(name, conf, seed)
+    try:
+        told = host.ask("describe", config=config)
+    except CandidateFailed:
+        host.close()
+        raise
+    shelved = _shelved(told)
+    made = shelved.cls.__new__(shelved.cls)
+    assert isinstance(made, Candidate)
+    made.meet(host, shelved, told["config"], seed)
+    return made
+
+
+class Candidate(Recommender):
+    """A model in its own process. Close it; a closed or dead one raises CandidateFailed on every call.
+
+    Its class is a stand-in with the name and module of the model's, since the release's manifest records those.
+    """
+
+    shelved: Shelved
+
+    def meet(self, host: "Host", shelved: Shelved, config: dict[str, Any], seed: int) -> None:
+        self._host, self.shelved, self.seed = host, shelved, seed
+        self.config = make_dataclass("Config", config, frozen=True)(**config)
+        self._half_lives = tuple[float, ...]()
+
+    def renew(self, config: dict[str, Any]) -> None:
+        """Make the model anew with other settings, as if it had never been fitted."""
+        told = self._host.ask("describe", config=config)
+        self.meet(self._host, self.shelved, told["config"], self.seed)
+
+    def tune(
+        self, history: Interactions, conf: Evaluate, trials: int, minutes: float | None, report: Callable[[Any], None]
+    ) -> dict[str, Any]:
+        """The best settings found on validation, as plain values; `report` is called with each trial."""
+        host = self._host
+        answer = host.ask(
+            "tune",
+            report=report,
+            history=host.send(history),
+            conf=conf.model_dump(),
+            trials=trials,
+            minutes=minutes,
+            storage=str(host.folder / "trials.journal"),
+        )
+        return answer["config"]
+
+    @property
+    def half_lives_days(self) -> tuple[float, ...]:
+        return self._half_lives
+
+    def fit(self, history: Interactions) -> Self:
+        self._half_lives = tuple(self._host.ask("fit", history=self._host.send(history))["half_lives_days"])
+        return self
+
+    def score(self, histories: Histories, live: LiveCounts, now_ms: int) -> np.ndarray:
+        return self._scores("score", histories, live, now_ms)
+
+    def discover(self, histories: Histories, live: LiveCounts, now_ms: int) -> np.ndarray | None:
+        return self._scores("discover", histories, live, now_ms)
+
+    def save(self, folder: Path) -> None:
+        self._host.ask("save", folder=str(folder))
+
+    def load(self, folder: Path) -> Self:
+        raise NotImplementedError("a candidate is loaded from its release, by mlflow_server.release.load")
+
+    def close(self) -> None:
+        self._host.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _scores(self, method: str, histories: Histories, live: LiveCounts, now_ms: int) -> Any:
+        host = self._host
+        place = host.folder / f"{method}.answer"
+        told = host.ask(method, histories=host.send(histories), live=host.send(live), now_ms=now_ms, answer=str(place))
+        if told.get("none"):
+            return None
+        return np.memmap(place, dtype=np.dtype(told["dtype"]), mode="r", shape=tuple(told["shape"]))
+
+
+_HOSTS: "weakref.WeakSet[Host]" = weakref.WeakSet()
+
+
+def stop_all() -> None:
+    """Kill every candidate's process, so that whoever waits for one goes on: training was interrupted."""
+    for host in list(_HOSTS):
+        host.kill()
+
+
+class Host:
+    """The process, its folder, and the conversation with it. It is killed at its time limit, with all it started."""
+
+    def __init__(self, name: str, conf: Train, seed: int) -> None:
+        self.name, self.minutes = name, conf.candidate_timeout_minutes
+        self.folder = Path(tempfile.mkdtemp(prefix="greenlight-candidate-"))
+        self._numbers, self._catalogues = itertools.count(), dict[int, tuple[Catalogue, Path]]()
+        self._sent: dict[type, tuple[Any, Path]] = {}
+        self._late = False
+        empty = self.folder / "empty"
+        empty.mkdir()
+        threads = max(1, (os.cpu_count() or 1) // conf.at_once)
+        self._stderr = (self.folder / "stderr").open("w+b")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "pipelines.foreign", _absolute(name), str(seed), str(conf.candidate_memory_mb)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            cwd=empty,
+            env={**for_foreign_code(str(empty), threads), "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *_path()])},
+            start_new_session=True,
+            text=True,
+        )
+        self._timer = threading.Timer(self.minutes * 60, self._out_of_time)
+        self._timer.daemon = True
+        self._timer.start()
+        _HOSTS.add(self)
+
+    def ask(self, do: str, report: Callable[[Any], None] | None = None, **request: Any) -> dict[str, Any]:
+        """Send one request and wait for its answer; `report` gets what is told meanwhile."""
+        assert self._process.stdin
+        assert self._process.stdout
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **request}) + "\n")
+            self._process.stdin.flush()
+            for line in self._process.stdout:
+                answer = json.loads(line)
+                if "news" not in answer:
+                    break
+                if report:
+                    report(answer["news"])
+            else:
+                raise CandidateFailed(self._death())
+        except (BrokenPipeError, ValueError) as why:  # it died before, or its answer is not JSON
+            raise CandidateFailed(self._death()) from why
+        if "fault" in answer:
+            raise CandidateFailed(answer["fault"])
+        return answer
+
+    def send(self, value: wire.Value) -> str:
+        """The folder in which `value` now lies; what was sent last is not sent again."""
+        kind = type(value)
+        last, place = self._sent.get(kind, (None, None))
+        if last is not value or place is None:
+            if place is not None:
+                shutil.rmtree(place)
+            place = self.folder / str(next(self._numbers))
+            wire.write(place, value, self._catalogue(value.catalogue))
+            self._sent[kind] = (value, place)
+        return str(place)
+
+    def close(self) -> None:
+        self._timer.cancel()
+        self.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._stderr):
+            if pipe:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _catalogue(self, catalogue: Catalogue) -> Path:
+        if id(catalogue) not in self._catalogues:
+            place = self.folder / f"catalogue-{next(self._numbers)}"
+            wire.write_catalogue(place, catalogue)
+            self._catalogues[id(catalogue)] = (catalogue, place)
+        return self._catalogues[id(catalogue)][1]
+
+    def _out_of_time(self) -> None:
+        self._late = True
+        self.kill()
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _death(self) -> str:
+        """Why the process is gone, in one line."""
+        self.kill()
+        code = self._process.wait()
+        if self._late:
+            return f"took longer than {self.minutes:g} minutes and was stopped (train.candidate_timeout_minutes)"
+        if code == -signal.SIGKILL:
+            return "its process was killed (SIGKILL), as happens when memory runs out"
+        if code < 0:
+            return f"its process died of {signal.Signals(-code).name}"
+        return f"its process ended with status {code}{self._last_words()}"
+
+    def _last_words(self) -> str:
+        if self._stderr.closed:
+            return ""
+        size = self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, size - LAST_WORDS))
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        return f": {lines[-1]}" if lines else ""
+
+
+def _shelved(told: dict[str, Any]) -> Shelved:
+    """A stand-in for the candidate's class: its name and place, the conversation for its methods."""
+    cls = type(told["qualname"].rpartition(".")[2], (Candidate,), {"__module__": told["module"]})
+    cls.__qualname__ = told["qualname"]
+    return Shelved(told["name"], cls, Path(told["source"]) if told["source"] else None)
+
+
+def _absolute(name: str) -> str:
+    """`FILE.py:Class` with the whole path: the process runs in another folder."""
+    file, colon, cls = name.rpartition(":")
+    return f"{Path(file).absolute()}:{cls}" if colon and file.endswith(".py") else name
+
+
+def _path() -> list[str]:
+    return [entry for entry in sys.path if entry and Path(entry).is_dir() and "site-packages" not in entry]

@@ -1,0 +1,178 @@
+"""The process in which a candidate's code runs: `python -m pipelines.foreign MODEL SEED MEMORY_MB`.
+
+It is told only what was known at the moment that is evaluated, one JSON line for each request on standard input, and
+answers with one line on standard output; what the model prints goes to standard error. It ends with its parent.
+"""
+
+import dataclasses
+import inspect
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+
+from models.base import Recommender, checked_scores
+from models.interactions import Catalogue, Histories, Interactions, LiveCounts
+from models.shelf import Shelved, find
+from pipelines.wire import read
+
+if TYPE_CHECKING:
+    import optuna
+
+
+def main() -> None:
+    name, seed, memory_mb = sys.argv[1:4]
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    _live_with_parent()
+    resource.setrlimit(resource.RLIMIT_DATA, (int(float(memory_mb) * 2**20),) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _serve(Host(name, int(seed), lambda news: _say(answers, {"news": news})), answers)
+
+
+def _serve(host: "Host", answers: TextIO) -> None:
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = getattr(host, request.pop("do"))(**request)
+        except BaseException as why:  # noqa: BLE001 - someone else's code ran and may have raised anything
+            answer = {"fault": _explain(why)}
+        _say(answers, answer)
+
+
+def _say(answers: TextIO, answer: dict[str, Any]) -> None:
+    answers.write(json.dumps(answer) + "\n")
+
+
+class Host:
+    """Answers the requests of `pipelines.candidate.Candidate`; every method returns plain values."""
+
+    def __init__(self, name: str, seed: int, tell: Callable[[dict[str, Any]], None]) -> None:
+        self.name, self.seed, self.tell = name, seed, tell
+        self.catalogues: dict[str, Catalogue] = {}
+        self.model: Recommender | None = None
+        self._shelved: Shelved | None = None
+
+    @property
+    def shelved(self) -> Shelved:
+        if self._shelved is None:
+            self._shelved = find(self.name)
+        return self._shelved
+
+    def describe(self, config: dict[str, Any] | None) -> dict[str, Any]:
+        """Make the model, or make it anew, and say what it is."""
+        cls = self.shelved.cls
+        made = cls(None if config is None else cls.Config(**_tuples(config)), seed=self.seed)
+        self.model = made
+        source = self.shelved.source
+        if source is None and cls.__module__.split(".")[0] != "models":
+            source = Path(inspect.getsourcefile(cls) or "").absolute()
+        return {
+            "name": self.shelved.name,
+            "module": cls.__module__,
+            "qualname": cls.__qualname__,
+            "source": str(source) if source else None,
+            "config": dataclasses.asdict(made.config),
+        }
+
+    def tune(
+        self, history: str, conf: dict[str, Any], trials: int, minutes: float | None, storage: str
+    ) -> dict[str, Any]:
+        """Search the model's settings on validation; each trial is told as it ends."""
+        from conf.settings import Evaluate
+        from pipelines.tune import tune
+
+        interactions = read(Path(history), Interactions, self.catalogues)
+        found = tune(
+            self.shelved.cls,
+            interactions,
+            Evaluate(**conf),
+            trials=trials,
+            minutes=minutes,
+            seed=self.seed,
+            storage=Path(storage),
+            report=lambda trial: self.tell(trial_facts(trial)),
+        )
+        return {"config": dataclasses.asdict(found.config), "value": found.value}
+
+    def fit(self, history: str) -> dict[str, Any]:
+        model = self._made()
+        fitted = model.fit(read(Path(history), Interactions, self.catalogues))
+        if fitted is not model:
+            raise TypeError(f"fit must return the model itself, got {type(fitted).__name__}")
+        half_lives = tuple(float(days) for days in model.half_lives_days)
+        if not all(0 < days < float("inf") for days in half_lives):
+            raise ValueError(f"half_lives_days must be positive numbers, got {half_lives}")
+        return {"half_lives_days": half_lives}
+
+    def score(self, histories: str, live: str, now_ms: int, answer: str) -> dict[str, Any]:
+        return self._ask(self._made().score, histories, live, now_ms, answer, "score")
+
+    def discover(self, histories: str, live: str, now_ms: int, answer: str) -> dict[str, Any]:
+        return self._ask(self._made().discover, histories, live, now_ms, answer, "discover")
+
+    def save(self, folder: str) -> dict[str, Any]:
+        self._made().save(Path(folder))
+        return {}
+
+    def _ask(
+        self, method: Callable[..., Any], histories: str, live: str, now_ms: int, answer: str, name: str
+    ) -> dict[str, Any]:
+        batch = read(Path(histories), Histories, self.catalogues)
+        counts = read(Path(live), LiveCounts, self.catalogues)
+        given = method(batch, counts, now_ms)
+        if given is None and name == "discover":
+            return {"none": True}
+        scores = checked_scores(given, len(batch), len(counts.catalogue), name)
+        with open(answer, "r+b" if Path(answer).exists() else "w+b") as file:  # written over: its pages stay in memory
+            np.ascontiguousarray(scores).tofile(file)
+        return {"dtype": scores.dtype.str, "shape": scores.shape}
+
+    def _made(self) -> Recommender:
+        if self.model is None:
+            raise RuntimeError("the model was not made yet")
+        return self.model
+
+
+def trial_facts(trial: "optuna.trial.FrozenTrial") -> dict[str, Any]:
+    return {"number": trial.number, "params": trial.params, "value": trial.value, "state": trial.state.name}
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has no tuples: lists of a frozen Config become tuples again."""
+    if isinstance(value, list):
+        return tuple(_tuples(part) for part in value)
+    return {name: _tuples(part) for name, part in value.items()} if isinstance(value, dict) else value
+
+
+def _explain(why: BaseException) -> str:
+    """Kind, message and the place in the model's own file, in one line."""
+    message = " ".join(f"{type(why).__name__}: {why}".split())
+    frames = [f for f in traceback.extract_tb(why.__traceback__) if Path(f.filename).name != "foreign.py"]
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{message}{where}"[:1000]
+
+
+def _live_with_parent() -> None:
+    """End, with everything this process started, when the training is gone."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,517 @@
+"""`greenlight train`: a snapshot, candidates, gates, versions, and, once in a home's life, the first champion.
+
+    snapshot → gate inputs → each candidate in a process of its own (attempt.py) → choose on validation (judge.py)
+             → the chosen one meets the test window → gates offline and infra → versions, ledger, first champion
+
+Everything that was written is found again when the verb runs after a kill: snapshots and releases by content, versions
+by release; runs of the dead training are closed, and the first champion is decided once.
+"""
+
+import fcntl
+import getpass
+import importlib.util
+import math
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from conf.errors import PlainError
+from conf.home import Home
+from conf.settings import Settings
+from events.clock import now_ms
+from mlflow_server.ledger import Decision, Ledger, SigningKey
+from mlflow_server.registry import Registry, Standing, in_charge, ranged, signed
+from mlflow_server.release import Manifest, ReleaseError, verify
+from models.ranking import Interval
+from models.shelf import SHELF
+from monitoring.gates import infra, inputs, offline
+from monitoring.gates.infra import InfraEvidence
+from pipelines.attempt import METRIC, Attempt, Work, candidate, champion_again, disguised, meet_popularity, short
+from pipelines.candidate import stop_all
+from pipelines.evaluate import SLICES, Evaluation, windows
+from pipelines.judge import Against, choose, evidence, reference
+from pipelines.snapshot import Snapshot, cut
+
+ROOT = Path(__file__).parents[1]
+GATES = ("offline", "infra")  # in the order in which a refusal is named
+
+
+class TrainError(PlainError):
+    """Training cannot start: another one runs, or a model that was named does not exist."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One candidate as it ended. `failed`: why it has no sound model; `refused`: the gate that did not pass, why."""
+
+    name: str
+    version: int | None
+    release: str | None
+    run: str
+    state: str  # champion, challenger, passed, refused, failed
+    quality: Interval | None  # NDCG@10 on validation
+    advantage: Interval | None  # over popularity, paired over viewers
+    decisions: dict[str, Decision]
+    failed: str
+    refused: tuple[str, str] | None
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training led to. `champion` and `challenger` are versions; `rule` says how the champion was decided."""
+
+    snapshot: str
+    inputs: Decision
+    candidates: tuple[Trained, ...]
+    champion: int | None
+    challenger: int | None
+    rule: str
+    sentence: str
+    run: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def train(
+    home: Home,
+    settings: Settings,
+    *,
+    models: Sequence[str] | None = None,
+    trials: int = 0,
+    minutes: float | None = None,
+    seed: int = 0,
+    report: Callable[[str], None] = lambda line: None,
+) -> Training:
+    """Train the candidates and judge them; popularity always comes first. TrainError where another training runs."""
+    names = _names(settings.train.models if models is None else models)
+    with _alone(home), ThreadPoolExecutor(1) as opener:
+        opening = opener.submit(Registry, home, settings.registry.name)  # MLflow takes seconds to import and set up
+        begun, told = time.monotonic(), _in_turn(report)
+        told("cutting a snapshot of the history")
+        snapshot = cut(home, settings)
+        book = Book(Ledger(home.ledger, SigningKey(home.keys)), now_ms(home, settings))
+        fit = inputs.judge(inputs.InputsEvidence.of(snapshot.id, snapshot.statistics, book.now), settings.inputs)
+        book.record(fit)
+        told(f"snapshot {snapshot.id[:12]}: {len(snapshot.interactions):,} interactions; gate inputs: {fit.verdict}")
+        if fit.verdict != "pass":
+            return _untrained(snapshot, fit, book)
+        work = _work(home, settings, snapshot, trials, minutes, seed, told)
+        seconds = {"snapshot": round(time.monotonic() - begun, 2)}
+        return Session(home, work, snapshot, fit, book, seconds).run(names, opening)
+
+
+@dataclass(frozen=True)
+class Book:
+    """The ledger, written as the user who runs this, at the home's now."""
+
+    ledger: Ledger
+    now: int
+
+    def record(self, decision: Decision) -> None:
+        self.ledger.record(decision, actor=getpass.getuser(), ts=self.now)
+
+    def write(self, kind: str, **body: Any) -> None:
+        """Append one line, unless the very same was the last of its kind on that release."""
+        same = [e.body for e in self.ledger.entries(kind) if e.body.get("release") == body.get("release")]
+        if not same or same[-1] != body:
+            self.ledger.append(kind, body, actor=getpass.getuser(), ts=self.now)
+
+
+class Session:
+    """One training on one snapshot. Candidates work in the pool; only this thread talks to MLflow and the ledger."""
+
+    def __init__(
+        self, home: Home, work: Work, snapshot: Snapshot, fit: Decision, book: Book, seconds: dict[str, float]
+    ) -> None:
+        self.home, self.work, self.snapshot, self.fit, self.book = home, work, snapshot, fit, book
+        self.seconds = seconds
+        self.incumbent = in_charge(book.ledger).get("champion")
+
+    def run(self, names: Sequence[str], opening: "Future[Registry]") -> Training:
+        """Whatever stops it, an interrupt too, stops the candidates and closes the runs."""
+        with ThreadPoolExecutor(self.work.settings.train.at_once) as pool:
+            try:
+                return self._run(names, pool, opening)
+            except BaseException as why:
+                pool.shutdown(wait=False, cancel_futures=True)
+                stop_all()
+                if opening.done() and not opening.exception():
+                    opening.result().close_runs("FAILED", _first_line(why))
+                raise
+
+    def _run(self, names: Sequence[str], pool: ThreadPoolExecutor, opening: "Future[Registry]") -> Training:
+        with self._timed("attempts"):
+            yardstick = pool.submit(meet_popularity, self.work)
+            others = [pool.submit(candidate, self.work, name, partial(_half_life, yardstick)) for name in names]
+            old = self._champion_again(pool)
+            self.registry = opening.result()
+            self.runs = self._start_runs([short(name) for name in ("popularity", *names)])
+            attempts = [self._released(f.result(), run) for f, run in zip((yardstick, *others), self.runs, strict=True)]
+            against = reference(self.work, attempts[0], old())
+        with self._timed("test"):
+            chosen = choose(self.work, attempts, attempts[0], against, self.runs)
+        with self._timed("registry"):
+            trained = [
+                self._judged(made, run, attempts[0], against, chosen)
+                for made, run in zip(attempts, self.runs, strict=True)
+            ]
+            outcome = self._outcome(trained, attempts, chosen)
+            self._explain(outcome)
+        return replace(outcome, seconds=self.seconds)
+
+    # Attempts become versions -----------------------------------------------------------------------------------------
+
+    def _start_runs(self, models: Sequence[str]) -> list[str]:
+        """A run for the training, one nested run for each candidate."""
+        self.registry.close_runs("KILLED", "the training was interrupted")
+        work, registry = self.work, self.registry
+        tags = {"snapshot": work.snapshot, "commit": work.commit, "actor": getpass.getuser()}
+        moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+        self.parent = registry.start(f"training {moment}", {**tags, "kind": "training"})
+        params = {"models": ", ".join(models), "trials": work.trials, "minutes": work.minutes, "seed": work.seed}
+        registry.measured(self.parent, params=params, metrics={})
+        self._dataset(self.parent)
+        return [registry.start(name, {**tags, "kind": "candidate", "model": name}, self.parent) for name in models]
+
+    def _released(self, made: Attempt, run: str) -> "Attempt":
+        """Log what a candidate showed and register its release, while others still work."""
+        registry, work = self.registry, self.work
+        self._dataset(run)
+        registry.trials(run, made.trials)
+        registry.measured(run, params={"seed": work.seed, **(made.config or {})}, metrics=_metrics(work, made))
+        if made.release:
+            tags = {"model": made.model, "snapshot": work.snapshot, "gate.inputs": self.fit.verdict}
+            made.version = registry.register(run, made.release, tags)
+            self.book.write(
+                "registered",
+                version=made.version,
+                model=made.model,
+                release=made.release.digest,
+                run_id=registry.run_of(made.version),
+                snapshot=work.snapshot,
+                commit=work.commit,
+            )
+            work.report(f"{made.model} is version {made.version}")
+        return made
+
+    def _dataset(self, run: str) -> None:
+        statistics = self.snapshot.statistics
+        counts = {name: statistics[name] for name in ("interactions", "users", "movies_seen", "start_ms", "end_ms")}
+        self.registry.dataset(run, self.snapshot.id, self.snapshot.folder, statistics["schema"], counts)
+
+    def _champion_again(self, pool: ThreadPoolExecutor) -> Callable[[], tuple[str, str, Evaluation | str] | None]:
+        """Start evaluating the champion on this snapshot; what is returned waits for it."""
+        if self.incumbent is None:
+            return lambda: None
+        version, digest = self.incumbent.body["version"], self.incumbent.body["release"]
+        folder = self.home.releases / digest
+        try:
+            manifest: Manifest = verify(folder)
+        except ReleaseError as why:
+            fault = str(why)
+            return lambda: (f"champion version {version}", digest, fault)
+        found = pool.submit(champion_again, self.work, folder, manifest)
+        return lambda: (f"champion version {version} ({manifest.model})", digest, found.result())
+
+    # Gates ------------------------------------------------------------------------------------------------------------
+
+    def _judged(self, made: Attempt, run: str, yardstick: Attempt, against: Against, chosen: Attempt | None) -> Trained:
+        """Both gates on one candidate, written to the ledger, its run and its version."""
+        decisions = {} if made.failed else self._decisions(made, run, yardstick, against, chosen)
+        for decision in decisions.values():
+            self.book.record(decision)
+            self.registry.decided(run, decision)
+        refused = next(
+            ((g, decisions[g].reason) for g in GATES if g in decisions and decisions[g].verdict != "pass"), None
+        )
+        if made.failed:
+            refused = ("train", made.failed)
+        if refused:
+            release = made.release.digest if made.release else None
+            self.book.write(
+                "refusal", model=made.model, version=made.version, gate=refused[0], reason=refused[1], release=release
+            )
+            self.work.report(f"{made.model} is refused by {refused[0]}: {refused[1]}")
+        return Trained(
+            name=made.model,
+            version=made.version,
+            release=made.release.digest if made.release else None,
+            run=run,
+            state="failed" if made.failed else "refused" if refused else "passed",
+            quality=made.evaluation.interval(METRIC, self.work.settings.evaluate) if made.evaluation else None,
+            advantage=_advantage(self.work, made, yardstick),
+            decisions={self.fit.gate: self.fit, **decisions},
+            failed=made.failed or _diverged(made),
+            refused=refused,
+            seconds=made.seconds,
+        )
+
+    def _decisions(
+        self, made: Attempt, run: str, yardstick: Attempt, against: Against, chosen: Attempt | None
+    ) -> dict[str, Decision]:
+        settings, ids = self.work.settings, {"snapshot": self.work.snapshot, "run": run}
+        name = chosen.model if chosen and chosen is not made else ""
+        shown = evidence(self.work, made, yardstick, against, run, name)
+        seen = made.infra or InfraEvidence(f"run {run}", ids, fault=made.unreleased)
+        return {
+            offline.GATE: offline.judge(shown, settings.offline),
+            infra.GATE: infra.judge(replace(seen, evidence=ids), settings.infra),
+        }
+
+    # Who is in charge -------------------------------------------------------------------------------------------------
+
+    def _outcome(self, trained: list[Trained], attempts: Sequence[Attempt], chosen: Attempt | None) -> Training:
+        """The first champion where there is none; afterwards a candidate that passed everything is challenger."""
+        best = trained[attempts.index(chosen)] if chosen else None
+        best = best if best and best.state == "passed" else None
+        if self.incumbent is None:
+            winner, rule = self._first_champion(best, chosen, trained[0], attempts[0])
+            alias = "champion"
+        else:
+            winner, rule, alias = best, "passed the offline and infra gates; the A/B test decides", "challenger"
+            if best and best.release == self.incumbent.body["release"]:
+                winner, rule = None, "the best candidate is the champion itself"
+        if winner:
+            before = in_charge(self.book.ledger).get(alias)
+            self.book.write(
+                "promotion",
+                version=winner.version,
+                release=winner.release,
+                alias=alias,
+                rule=rule,
+                **{"from": before.body["version"] if before else None},
+            )
+            trained = [replace(t, state=alias) if t is winner else t for t in trained]
+        champion = in_charge(self.book.ledger).get("champion")
+        challenger = in_charge(self.book.ledger).get("challenger")
+        sentence = _sentence(winner, alias, rule, self.incumbent.body["version"] if self.incumbent else None, trained)
+        self.work.report(sentence)
+        return Training(
+            snapshot=self.work.snapshot,
+            inputs=self.fit,
+            candidates=tuple(trained),
+            champion=champion.body["version"] if champion else None,
+            challenger=challenger.body["version"] if challenger else None,
+            rule=champion.body["rule"] if champion else "",
+            sentence=sentence,
+            run=self.parent,
+        )
+
+    def _first_champion(
+        self, best: Trained | None, chosen: Attempt | None, popularity: Trained, yardstick: Attempt
+    ) -> tuple[Trained | None, str]:
+        """Decided once, before the first impression: the chosen one if it surely beats popularity on test."""
+        why = "no candidate passed its gates"
+        if best and chosen and chosen.test and yardstick.test:
+            ahead = self.work.difference(chosen.test, yardstick.test)
+            numbers = f"{best.name} against popularity on the test window: {signed(ahead)} NDCG@10"
+            if ahead.low > 0:
+                return best, f"first champion: {numbers}, lower bound above 0"
+            why = f"{numbers}, lower bound not above 0"
+        if popularity.state == "passed":
+            return popularity, f"first champion: popularity, since {why}"
+        return None, ""
+
+    # Words ------------------------------------------------------------------------------------------------------------
+
+    def _explain(self, outcome: Training) -> None:
+        """Tags, descriptions, aliases and the picture: the registry's pages tell the same story as the ledger."""
+        registry, trained = self.registry, outcome.candidates
+        standings = [Standing(t.name, t.version, t.quality, t.advantage, t.state) for t in trained]
+        registry.picture([self.parent, *self.runs], standings)
+        registry.mirror(self.book.ledger)
+        for one in trained:
+            words = _words(one)
+            if one.version:
+                registry.tag_version(one.version, _tags(one))
+                registry.describe_version(one.version, words)
+            registry.describe_run(one.run, words)
+            registry.finish(one.run, one.failed)
+        registry.describe_model(f"**{outcome.sentence}**")
+        registry.describe_run(self.parent, f"**{outcome.sentence}**\n\n" + "\n".join(f"- {_words(t)}" for t in trained))
+        registry.finish(self.parent)
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        self.seconds[part] = round(time.monotonic() - begun, 2)
+
+
+# Small parts ----------------------------------------------------------------------------------------------------------
+
+
+def _names(models: Sequence[str]) -> list[str]:
+    """The candidates beside popularity, each once. TrainError for a name that can be nothing."""
+    for name in models:
+        file, colon, _ = name.rpartition(":")
+        if colon and not Path(file).is_file():
+            raise TrainError(f"model {name}: no file {file}; name it FILE.py:Class")
+        if not colon and name not in SHELF and not _module_exists(name):
+            raise TrainError(
+                f"no model {name!r}: name one of {', '.join(SHELF)}, package.module.Class or FILE.py:Class"
+            )
+    return [name for name in dict.fromkeys(models) if name != "popularity"]
+
+
+def _module_exists(name: str) -> bool:
+    module = name.rpartition(".")[0]
+    if not module or module.endswith(".py"):
+        return False
+    if Path(*module.split(".")).with_suffix(".py").is_file():
+        return True
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+@contextmanager
+def _alone(home: Home) -> Iterator[None]:
+    """One training at a time in a home; the kernel frees the lock of one that was killed."""
+    path = home.root / "train.lock"
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrainError(f"another training runs in {home.root}: wait until it ends") from None
+        yield
+
+
+def _work(
+    home: Home,
+    settings: Settings,
+    snapshot: Snapshot,
+    trials: int,
+    minutes: float | None,
+    seed: int,
+    told: Callable[[str], None],
+) -> Work:
+    return Work(
+        settings=settings,
+        interactions=snapshot.interactions,
+        disguised=disguised(snapshot.interactions, seed),
+        windows=windows(snapshot.interactions, settings.evaluate),
+        snapshot=snapshot.id,
+        commit=_commit(),
+        key=SigningKey(home.keys),
+        releases=home.releases,
+        trials=trials,
+        minutes=minutes,
+        seed=seed,
+        report=told,
+    )
+
+
+def _commit() -> str:
+    """The commit of the code that trains, `-dirty` where files differ from it; `unknown` outside a git checkout."""
+    try:
+        asked = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _in_turn(report: Callable[[str], None]) -> Callable[[str], None]:
+    """`report`, called by one thread at a time."""
+    lock = threading.Lock()
+
+    def told(line: str) -> None:
+        with lock:
+            report(line)
+
+    return told
+
+
+def _half_life(yardstick: "Future[Attempt]") -> float:
+    """Popularity's tuned half-life, once it is known."""
+    config = yardstick.result().config or {}
+    return float(config["half_life_days"])
+
+
+def _untrained(snapshot: Snapshot, fit: Decision, book: Book) -> Training:
+    sentence = f"Nothing was trained: gate inputs says {fit.verdict}: {fit.reason}"
+    found = {alias: entry.body for alias, entry in in_charge(book.ledger).items()}
+    champion, challenger = found.get("champion", {}), found.get("challenger", {})
+    version, rule = champion.get("version"), champion.get("rule", "")
+    return Training(snapshot.id, fit, (), version, challenger.get("version"), rule, sentence)
+
+
+def _metrics(work: Work, made: Attempt) -> dict[str, float | Interval]:
+    """What a run shows: quality on validation with intervals, slices, other qualities, and where the time went."""
+    found: dict[str, float | Interval] = {f"seconds_{part}": s for part, s in made.seconds.items()}
+    if made.evaluation is None:
+        return found
+    conf, summary = work.settings.evaluate, made.evaluation.summary()
+    for metric in summary["metrics"]:
+        found[metric.replace("@", "_at_")] = made.evaluation.interval(metric, conf)
+    for name in SLICES:
+        found[f"ndcg_at_10_{name}_viewers"] = summary["slices"][name]["ndcg@10"]
+    for name in ("coverage@10", "novelty", "popularity_share", "non_finite", "viewers_per_second"):
+        found[name.replace("@", "_at_")] = math.nan if summary[name] is None else summary[name]
+    if made.disguise:
+        found["ndcg_at_10_in_disguise"] = made.disguise.quality
+    return found
+
+
+def _advantage(work: Work, made: Attempt, yardstick: Attempt) -> Interval | None:
+    if made is yardstick or made.evaluation is None or yardstick.evaluation is None:
+        return None
+    return work.difference(made.evaluation, yardstick.evaluation)
+
+
+def _diverged(made: Attempt) -> str:
+    faults = made.evaluation.non_finite if made.evaluation else 0
+    return f"diverged: {faults:,} of its scores are NaN or infinite" if faults else ""
+
+
+def _tags(one: Trained) -> dict[str, str]:
+    verdict = f"refused by {one.refused[0]}: {one.refused[1]}" if one.refused else one.state
+    gates = {f"gate.{gate}": decision.verdict for gate, decision in one.decisions.items()}
+    return {
+        **gates,
+        "model": one.name,
+        "verdict": verdict,
+        "ndcg_at_10": ranged(one.quality),
+        "advantage": signed(one.advantage),
+    }
+
+
+def _words(one: Trained) -> str:
+    """One candidate in words, for its run and its version."""
+    name = f"version {one.version} ({one.name})" if one.version else one.name
+    if one.failed:
+        return f"{name} failed: {one.failed}"
+    quality = f"NDCG@10 {ranged(one.quality)} on validation"
+    ahead = f", {signed(one.advantage)} against popularity" if one.advantage else ""
+    ends = {
+        "champion": "It is the champion.",
+        "challenger": "It is the challenger: promote it when the A/B test says so.",
+        "passed": "Its gates passed.",
+        "refused": f"Do not promote it. Refused by gate {one.refused[0]}: {one.refused[1]}." if one.refused else "",
+    }
+    return f"{name}: {quality}{ahead}. {ends[one.state]}"
+
+
+def _sentence(winner: Trained | None, alias: str, rule: str, incumbent: int | None, trained: Sequence[Trained]) -> str:
+    """The one sentence that names the version to promote, or who is in charge, and why."""
+    if winner and alias == "champion":
+        return f"Version {winner.version} ({winner.name}) is champion. {rule[0].upper()}{rule[1:]}."
+    if winner:
+        return f"Version {winner.version} ({winner.name}) is challenger to champion version {incumbent}: it {rule}."
+    if incumbent is not None:
+        why = rule if rule.startswith("the best") else "no candidate passed its gates"
+        return f"Version {incumbent} stays champion: {why}."
+    refusals = "; ".join(f"{t.name} by {t.refused[0]}: {t.refused[1]}" for t in trained if t.refused)
+    return f"Nobody passed, so there is no champion: {refusals or 'no gate passed'}."
+
+
+def _first_line(why: BaseException) -> str:
+    return (str(why) or type(why).__name__).splitlines()[0]
