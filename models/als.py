@@ -28,7 +28,7 @@ class ALSConfig:
     alpha: float = 10.0  # confidence of an interaction is 1 + alpha x its decay; of the absence of one, 1
     train_half_life_days: float = 60.0  # how fast an interaction fades when item factors are learned
     half_life_days: float = 30.0  # how fast a viewer's past interactions fade when scoring
-    popular_half_life_days: float = 1.05  # of the popularity that orders equals
+    popular_half_life_days: float = 30.0  # of the popularity that orders equals
 
     @classmethod
     def suggest(cls, trial: "optuna.Trial") -> Self:

@@ -187,10 +187,11 @@ def _discovery(
     chances: np.ndarray, histories: Histories, viewer: int, live: LiveCounts, now_ms: int, best: np.ndarray
 ) -> int | None:
     """One of the best items outside the slate, drawn by hash(user, day): the same all day, another tomorrow."""
-    chances = np.where(np.isfinite(chances), chances, -np.inf)
+    chances = np.array(chances)
     chances[histories.seen(viewer)] = -np.inf
     chances[best] = -np.inf
-    pool = top(chances, DISCOVERY_POOL, live.catalogue.tie_breaks)
+    left = np.flatnonzero(np.isfinite(chances))
+    pool = left[top(chances[left], DISCOVERY_POOL, live.catalogue.tie_breaks[left])]
     if len(pool) == 0:
         return None
     key = f"{histories.viewer_ids[viewer]}\x00{now_ms // DAY_MS}".encode()

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from scipy.linalg import lapack
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.sparse import csr_array
+from threadpoolctl import threadpool_limits
 
-from models.base import Recommender
+from models.base import Recommender, top
 from models.interactions import Histories, Interactions, LiveCounts, live_counts
 
 if TYPE_CHECKING:
@@ -66,21 +67,29 @@ class EASE(Recommender):
 
 def most_popular(counts: np.ndarray, at_most: int, tie_breaks: np.ndarray) -> np.ndarray:
     """Ascending int32 codes of the items with the highest counts above zero, at most so many."""
-    best = np.lexsort((tie_breaks, -counts))[:at_most]
+    best = top(counts, at_most, tie_breaks)
     return np.sort(best[counts[best] > 0]).astype(np.int32)
 
 
-def item_weights(seen: csr_array, l2: float) -> np.ndarray:
-    """EASE's weights (items, items) float32 of a (users, items) matrix: minimises |X - XB|^2 + l2 |B|^2, diag B = 0."""
+def item_weights(seen: csr_array, l2: float, columns: np.ndarray | None = None) -> np.ndarray:
+    """EASE's weights (items, items) float32 of a (users, items) matrix: minimises |X - XB|^2 + l2 |B|^2, diag B = 0.
+
+    With `columns`, positions of items, only those columns (items, len(columns)). One thread: the same bytes on every
+    machine, and no fight for cores with the candidate that is trained beside.
+    """
     gram = (seen.T @ seen).toarray().astype(np.float32)
-    gram[np.diag_indices_from(gram)] += l2
+    columns = np.arange(len(gram)) if columns is None else columns
     if len(gram) == 0:
-        return gram
-    factor, fault = lapack.spotrf(gram, lower=1, overwrite_a=1)  # a positive definite inverse costs half a general one
-    inverse, fault = lapack.spotri(factor, lower=1, overwrite_c=1) if fault == 0 else (factor, fault)
-    if fault != 0:
-        raise np.linalg.LinAlgError(f"EASE's Gram matrix is not positive definite with l2 = {l2}: use a larger one")
-    inverse = np.tril(inverse) + np.tril(inverse, -1).T
-    weights = -inverse / np.diag(inverse)
-    np.fill_diagonal(weights, 0.0)
-    return weights
+        return np.zeros((0, len(columns)), np.float32)
+    gram[np.diag_indices_from(gram)] += l2
+    unit = np.zeros((len(gram), len(columns)), np.float32)
+    unit[columns, np.arange(len(columns))] = 1.0
+    with threadpool_limits(1, "blas"):
+        try:
+            factor = cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
+        except LinAlgError as why:
+            raise LinAlgError(f"EASE's matrix is not positive definite with l2 = {l2}: use a larger one") from why
+        inverse = cho_solve(factor, unit, overwrite_b=True, check_finite=False)
+    weights = np.ascontiguousarray(inverse / -inverse[columns, np.arange(len(columns))])  # by row: SciPy copies others
+    weights[columns, np.arange(len(columns))] = 0.0
+    return np.ascontiguousarray(weights)  # by rows: a history picks rows

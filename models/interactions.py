@@ -69,7 +69,7 @@ class Interactions:
         if n == len(self) and moment_ms >= self.end_ms:
             return self
         part = self._rows(slice(n), min(moment_ms, self.end_ms))
-        if self.__dict__.get("_latest") is self:  # no pair recurs here, so none does in a part: spare it the sort
+        if self.latest() is self:  # no pair recurs here, so none does in a part: spare it the sort
             part.__dict__["_latest"] = part
             part.__dict__["by_viewer"] = self.by_viewer[self.by_viewer < n]
         return part
@@ -142,10 +142,10 @@ class Histories:
 
     def decayed(self, now_ms: int, half_life_days: float | None = None, positive_from: float = 0.0) -> csr_array:
         """(viewers, items) float32: each recent interaction of at least that strength, decayed to `now_ms`."""
-        rows = np.repeat(np.arange(len(self)), np.diff(self.indptr))
-        keep = self.strengths >= positive_from
-        values = decay(now_ms - self.times[keep], half_life_days).astype(np.float32)
-        return csr_array((values, (rows[keep], self.items[keep])), shape=(len(self), len(self.catalogue)))
+        values = decay(now_ms - self.times, half_life_days).astype(np.float32)
+        if positive_from > 0:
+            values *= self.strengths >= positive_from
+        return csr_array((values, self.items, self.indptr), shape=(len(self), len(self.catalogue)))
 
     def seen(self, viewer: int) -> np.ndarray:
         """Codes of all the items that viewer number `viewer` of the batch has interacted with."""
@@ -181,14 +181,38 @@ def live_counts(
     history: Interactions, half_lives_days: Iterable[float], now_ms: int, positive_from: float = 0.7
 ) -> LiveCounts:
     """Decayed counts as of `now_ms` of what `history` holds before it."""
-    part = history.before(now_ms).latest()
-    liked = part.strengths >= positive_from
     half_lives = tuple(dict.fromkeys(half_lives_days))
-    counts = np.zeros((len(half_lives), len(history.catalogue)))
+    none = np.zeros((len(half_lives), len(history.catalogue)))
+    return LiveCounts(
+        half_lives,
+        _add(none, half_lives, history.before(now_ms).latest(), now_ms, positive_from),
+        now_ms,
+        history.catalogue,
+    )
+
+
+def roll_forward(live: LiveCounts, history: Interactions, now_ms: int, positive_from: float = 0.7) -> LiveCounts:
+    """The same as `live_counts` at a later moment: fades what was counted and adds what came since.
+
+    Where a pair recurs its newest interaction alone counts, so there everything is counted anew.
+    """
+    past = history.before(now_ms)
+    if past.latest() is not past:
+        return live_counts(history, live.half_lives_days, now_ms, positive_from)
+    faded = live.counts * np.exp2(-(now_ms - live.as_of_ms) / (np.array(live.half_lives_days) * DAY_MS))[:, None]
+    since = past._rows(slice(int(np.searchsorted(past.times, live.as_of_ms)), None), past.end_ms)
+    counts = _add(faded, live.half_lives_days, since, now_ms, positive_from)
+    return LiveCounts(live.half_lives_days, counts, now_ms, history.catalogue)
+
+
+def _add(
+    counts: np.ndarray, half_lives: tuple[float, ...], part: Interactions, now_ms: int, positive_from: float
+) -> np.ndarray:
+    liked = part.strengths >= positive_from
+    items, ages = part.items[liked], now_ms - part.times[liked]
     for row, half_life in enumerate(half_lives):
-        weights = decay(now_ms - part.times[liked], half_life)
-        counts[row] = np.bincount(part.items[liked], weights=weights, minlength=len(history.catalogue))
-    return LiveCounts(half_lives, counts, now_ms, history.catalogue)
+        counts[row] += np.bincount(items, weights=decay(ages, half_life), minlength=counts.shape[1])
+    return counts
 
 
 def histories_of(history: Interactions, viewer_codes: np.ndarray, now_ms: int, recent: int = RECENT) -> Histories:

@@ -17,7 +17,7 @@ from conf.settings import Evaluate
 from events.event import POSITIVE
 from models import ranking
 from models.base import Recommender, slates
-from models.interactions import DAY_MS, Interactions, histories_of, live_counts
+from models.interactions import DAY_MS, Interactions, LiveCounts, histories_of, live_counts, roll_forward
 from models.ranking import Interval, Windows
 
 CUTS = (10, 20)
@@ -106,9 +106,12 @@ def evaluate(
     and the mean NDCG@10 so far; what it raises ends the evaluation.
     """
     days: list[_Day] = []
+    live = live_counts(interactions, model.half_lives_days, start_ms)
     for day in _days(interactions, start_ms, end_ms) if daily else [start_ms]:
         until = min(day + DAY_MS, end_ms) if daily else end_ms
-        days.append(_one_day(model, interactions, day, until, None if refreshed else start_ms))
+        if refreshed:
+            live = roll_forward(live, interactions, day)
+        days.append(_one_day(model, interactions, day, until, live))
         if each_day:
             each_day(len(days) - 1, _mean(np.concatenate([day.values["ndcg@10"] for day in days])))
     return _gather(days, interactions.before(start_ms))
@@ -171,19 +174,18 @@ def _days(interactions: Interactions, start_ms: int, end_ms: int) -> list[int]:
     return (start_ms + np.unique((interactions.times[low:high] - start_ms) // DAY_MS) * DAY_MS).tolist()
 
 
-def _one_day(model: Recommender, interactions: Interactions, start_ms: int, end_ms: int, as_of_ms: int | None) -> _Day:
+def _one_day(model: Recommender, interactions: Interactions, start_ms: int, end_ms: int, live: LiveCounts) -> _Day:
     past = interactions.before(start_ms)
     viewers, found, row = _to_find(interactions, past, start_ms, end_ms)
-    known = past if as_of_ms is None else interactions.before(as_of_ms)
-    live = live_counts(known, model.half_lives_days, known.end_ms)
+    known = past if live.as_of_ms == start_ms else interactions.before(live.as_of_ms)
     items, faults, began = [np.zeros((0, max(CUTS)), np.int32)], 0, time.perf_counter()
     lengths = [np.zeros(0, np.int64)]
     for chunk in range(0, len(viewers), CHUNK):
-        histories = histories_of(known, viewers[chunk : chunk + CHUNK], known.end_ms)
+        histories = histories_of(known, viewers[chunk : chunk + CHUNK], live.as_of_ms)
         if known is not past:
             today = histories_of(past, viewers[chunk : chunk + CHUNK], start_ms)
             histories = replace(histories, seen_indptr=today.seen_indptr, seen_items=today.seen_items)
-        answer = slates(model, histories, live, known.end_ms, max(CUTS))
+        answer = slates(model, histories, live, live.as_of_ms, max(CUTS))
         items.append(answer.items)
         lengths.append(np.diff(histories.seen_indptr))
         faults += answer.non_finite

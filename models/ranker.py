@@ -1,0 +1,274 @@
+"""A two-stage ranker: hot movies by popularity, ordered by log popularity plus a learned personal lift.
+
+By time, popularity beats every collaborative model alone, and a plain learner only learns which hits were hits. So the
+lift is trained with the logit of each movie's own rate that day as offset (LightGBM's `init_score`): what is left to
+learn is who deviates. Training repeats what happens in service: signals learned at the start of a window, histories
+and counts of each morning in it.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import lightgbm
+import numpy as np
+from scipy.sparse import csr_array
+
+from events.event import POSITIVE
+from models import signals
+from models.base import Recommender
+from models.ease import most_popular
+from models.interactions import DAY_MS, Histories, Interactions, LiveCounts, histories_of, live_counts, roll_forward
+from models.signals import Signals, SignalsConfig, Stage
+
+if TYPE_CHECKING:
+    import optuna
+
+GAP = 50.0  # in log popularity, between the last hot movie and the first other one; lifts stay far below it
+KEPT_SHARE = 0.25  # of the movies a viewer did not like, in training: a quarter of the time, hardly less accurate
+SMALLEST = 1e-12  # added to counts before the logarithm
+HALF_LIVES_DAYS = (0.5, 1.05, 2.0, 4.0, 14.0, 60.0, 365.0, 3650.0)  # among which `fit` chooses
+
+Examples = tuple[np.ndarray, np.ndarray, np.ndarray]  # signals (n, 4), liked (n,), offset (n,): viewers and movies
+
+
+@dataclass(frozen=True)
+class RankerConfig:
+    """Defaults: the best of validation on MovieTweetings (two windows of 25 days before the test window)."""
+
+    half_life_days: float | None = None  # of the popularity that orders; None: what predicted the last days best
+    hot_half_lives_days: tuple[float, ...] = (0.25, 4.0, 14.0, 28.0, 90.0)  # where else hot movies come from
+    hot_first: int = 60  # hot movies by `half_life_days`
+    hot_each: int = 40  # and by each of the others
+    lift_weight: float = 0.75  # of the personal lift against log popularity
+    windows: int = 3  # training windows, back from the end
+    window_days: int = 25
+    days_each: int = 13  # days of each window, evenly spread: half of them teach as much as all
+    trees: int = 100
+    leaves: int = 8
+    learning_rate: float = 0.05
+    min_leaf: int = 250  # rows in a leaf: one row is one viewer and movie
+    min_positives: int = 300  # likings among the rows; with fewer there is nothing to learn and popularity is served
+    neighbours: int = 30  # of each movie, for the discovery place
+    max_items: int = 1500  # history side of the signals; 2,500 is no better and twice as slow to fit
+
+    @classmethod
+    def suggest(cls, trial: "optuna.Trial") -> Self:
+        return cls(
+            lift_weight=trial.suggest_float("lift_weight", 0.25, 1.5),
+            trees=trial.suggest_int("trees", 30, 200),
+            leaves=trial.suggest_int("leaves", 4, 16),
+            learning_rate=trial.suggest_float("learning_rate", 0.02, 0.1, log=True),
+            min_leaf=trial.suggest_int("min_leaf", 50, 1000, log=True),
+        )
+
+
+class Ranker(Recommender):
+    """Learns the signals' arrays (models/signals.py), the lift's trees, and each movie's neighbours."""
+
+    Config = RankerConfig
+    config: RankerConfig
+    half_life_days: float  # the one that was chosen
+    genre_names: list[str]
+    similar: csr_array  # (items of the fit, same) cosine of the nearest neighbours
+    _signals: Signals
+    _trees: lightgbm.Booster | None
+    _stage: "tuple[LiveCounts, HotStage] | None" = None
+
+    @property
+    def half_lives_days(self) -> tuple[float, ...]:
+        chosen = getattr(self, "half_life_days", self.config.half_life_days)
+        return (1.0 if chosen is None else chosen, *self.config.hot_half_lives_days)
+
+    def fit(self, history: Interactions) -> Self:
+        self.half_life_days = self.config.half_life_days or best_half_life(history, self.config.days_each)
+        self.genre_names = list(history.catalogue.genre_names)
+        self._trees = self._learn_lift(history)
+        self._signals = signals.learn(history, self._signals_config())
+        self.similar = nearest(history, self._signals.rows, self.config.neighbours)
+        self._stage = None
+        return self
+
+    def score(self, histories: Histories, live: LiveCounts, now_ms: int) -> np.ndarray:
+        """(viewers, items) float32: log popularity, plus the lift at hot movies for viewers with a history."""
+        at = self._at(live)
+        scores = np.tile(at.base, (len(histories), 1))
+        known = np.flatnonzero(np.diff(histories.indptr))
+        if self._trees is not None and len(known) and len(at.hot):
+            rows = self._features(at, histories, now_ms)[known].reshape(-1, len(signals.NAMES))
+            lift = np.asarray(self._trees.predict(rows, raw_score=True, num_threads=1)).reshape(len(known), -1)
+            scores[known[:, None], at.hot] += (self.config.lift_weight * lift).astype(np.float32)
+        return scores
+
+    def discover(self, histories: Histories, live: LiveCounts, now_ms: int) -> np.ndarray:
+        """(viewers, items) float32: how near a movie outside the hot ones is to the viewer's recent history."""
+        past = histories.decayed(now_ms, SignalsConfig.history_half_life_days)
+        size = self.similar.shape[0]
+        past = csr_array(
+            (past.data * (past.indices < size), np.minimum(past.indices, size - 1), past.indptr),
+            shape=(len(histories), size),
+        )
+        near = past @ self.similar
+        scores = np.full((len(histories), len(live.catalogue)), -np.inf, np.float32)
+        row = np.repeat(np.arange(len(histories)), np.diff(near.indptr))
+        scores[row, near.indices] = near.data
+        scores[:, self._at(live).hot] = -np.inf
+        return scores
+
+    def save(self, folder: Path) -> None:
+        super().save(folder)
+        for field in fields(Signals):
+            np.save(folder / f"signals-{field.name}.npy", getattr(self._signals, field.name), allow_pickle=False)
+        if self._trees is not None:
+            (folder / "lift.txt").write_text(self._trees.model_to_string())
+
+    def load(self, folder: Path) -> Self:
+        super().load(folder)
+        self._signals = Signals(
+            **{f.name: np.load(folder / f"signals-{f.name}.npy", allow_pickle=False) for f in fields(Signals)}
+        )
+        lift = folder / "lift.txt"
+        self._trees = lightgbm.Booster(model_str=lift.read_text()) if lift.exists() else None
+        self._stage = None
+        return self
+
+    def _signals_config(self) -> SignalsConfig:
+        return SignalsConfig(max_items=self.config.max_items)
+
+    def _features(self, at: "HotStage", histories: Histories, now_ms: int) -> np.ndarray:
+        return signals.read(at.stage, histories, now_ms, SignalsConfig.history_half_life_days)
+
+    def _at(self, live: LiveCounts) -> "HotStage":
+        """What all viewers share at this moment: made once for each `live`."""
+        if self._stage is None or self._stage[0] is not live:
+            self._stage = (live, self._set_up(live, self._signals))
+        return self._stage[1]
+
+    def _set_up(self, live: LiveCounts, learned: Signals) -> "HotStage":
+        first, *others = self.half_lives_days
+        ties, popularity = live.catalogue.tie_breaks, live.decayed(first)
+        picks = [most_popular(popularity, self.config.hot_first, ties)]
+        picks += [most_popular(live.decayed(days), self.config.hot_each, ties) for days in others]
+        hot = np.unique(np.concatenate(picks)).astype(np.int64)
+        logs = np.log(popularity + SMALLEST)
+        rest = np.log(popularity + SMALLEST * (1.0 + live.counts.sum(axis=0)))  # long half-lives order what has faded
+        base = rest - rest.max(initial=0.0) + logs[hot].min(initial=0.0) - GAP
+        base[hot] = logs[hot]
+        return HotStage(
+            hot, base.astype(np.float32), signals.stage(learned, live.catalogue, hot, tuple(self.genre_names))
+        )
+
+    def _learn_lift(self, history: Interactions) -> lightgbm.Booster | None:
+        """Trees over the signals of every training day, or None where likings are too few."""
+        rows: list[Examples] = []
+        for start, end in self._windows(history):
+            rows += self._examples(history, start, end)
+        if sum(int(liked.sum()) for _, liked, _ in rows) < self.config.min_positives:
+            return None
+        features, liked, offset = (np.concatenate(part) for part in zip(*rows, strict=True))
+        kept = liked | (self.rng().random(len(liked)) < KEPT_SHARE)  # of the others, a share at its inverse as weight
+        weight = np.where(liked, 1.0, 1.0 / KEPT_SHARE)[kept]
+        settings = {
+            "objective": "binary",
+            "boost_from_average": False,
+            "num_leaves": self.config.leaves,
+            "learning_rate": self.config.learning_rate,
+            "min_data_in_leaf": self.config.min_leaf,
+            "max_bin": 63,
+            "num_threads": 1,  # its threads wait by spinning: twice as slow as one where cores are shared
+            "seed": self.seed,
+            "deterministic": True,
+            "force_row_wise": True,
+            "verbose": -1,
+        }
+        data = lightgbm.Dataset(features[kept], liked[kept], weight=weight, init_score=offset[kept], params=settings)
+        return lightgbm.train(settings, data, self.config.trees)
+
+    def _windows(self, history: Interactions) -> list[tuple[int, int]]:
+        """[start, end) of the training windows, newest first; each starts with at least as much history before it."""
+        length, found, end = self.config.window_days * DAY_MS, [], history.end_ms
+        while len(found) < self.config.windows and len(history) and end - 2 * length >= history.times[0]:
+            found.append((end - length, end))
+            end -= length
+        return found
+
+    def _examples(self, history: Interactions, start: int, end: int) -> list[Examples]:
+        """Examples of some days of the window, spread evenly, with signals as learned at its start."""
+        learned = signals.learn(history.before(start), self._signals_config())
+        live = live_counts(history, self.half_lives_days, start)
+        found: list[Examples] = []
+        low, high = np.searchsorted(history.times, [start, end])
+        active = np.unique((history.times[low:high] - start) // DAY_MS)
+        for day in active[:: -(-len(active) // self.config.days_each) or 1].tolist():
+            live = roll_forward(live, history, start + day * DAY_MS)
+            found.append(self._one_day(history, live, learned))
+        return found
+
+    def _one_day(self, history: Interactions, live: LiveCounts, learned: Signals) -> Examples:
+        """Signals (n, 4), liked (n,), offset (n,): who came that day with a past, at hot movies they had not seen."""
+        past = history.before(live.as_of_ms)
+        viewers, liked_by = _likings(history, past, live.as_of_ms)
+        at = self._set_up(live, learned)
+        histories = histories_of(past, viewers, live.as_of_ms)
+        liked = liked_by[:, at.hot].toarray() > 0
+        unseen = signals.seen_by(histories)[:, at.hot].toarray() == 0
+        rate = (liked & unseen).sum(axis=0) / np.maximum(unseen.sum(axis=0), 1)
+        keep = unseen & (rate > 0) & (rate < 1)
+        logit = np.zeros(len(rate))
+        logit[(rate > 0) & (rate < 1)] = np.log(1.0 / (1.0 / rate[(rate > 0) & (rate < 1)] - 1.0))
+        return self._features(at, histories, live.as_of_ms)[keep], liked[keep], np.broadcast_to(logit, keep.shape)[keep]
+
+
+@dataclass(frozen=True, eq=False)
+class HotStage:
+    hot: np.ndarray  # (h,) int64 codes, ascending
+    base: np.ndarray  # (items,) float32: everybody's score before the lift
+    stage: Stage
+
+
+def best_half_life(history: Interactions, days: int) -> float:
+    """The half-life whose popularity ranked the likings of the last active days best (sum of 1 / log2(1 + rank))."""
+    active = np.unique((history.end_ms - 1 - history.times) // DAY_MS)[:days]  # days back from the end
+    gains = np.zeros(len(HALF_LIVES_DAYS))
+    for back in active.tolist():
+        start = history.end_ms - (back + 1) * DAY_MS
+        low, high = np.searchsorted(history.times, [start, start + DAY_MS])
+        liked = history.items[low:high][history.strengths[low:high] >= POSITIVE]
+        live = live_counts(history, HALF_LIVES_DAYS, start)
+        for row, counts in enumerate(live.counts):
+            rank = 1 + (counts[:, None] > counts[liked]).sum(axis=0) if len(liked) < 50 else _ranks(counts)[liked]
+            gains[row] += np.sum(1.0 / np.log2(1.0 + rank[rank <= 20]))
+    return HALF_LIVES_DAYS[int(gains.argmax())]
+
+
+def _ranks(counts: np.ndarray) -> np.ndarray:
+    ranks = np.empty(len(counts), np.int64)
+    ranks[np.argsort(-counts, kind="stable")] = np.arange(1, len(counts) + 1)
+    return ranks
+
+
+def nearest(history: Interactions, among: np.ndarray, neighbours: int) -> csr_array:
+    """(items, items) float32 cosine between viewers of the items `among`, the nearest `neighbours` of each."""
+    size = len(history.catalogue)
+    seen = history.matrix()[:, among].astype(np.float32)
+    together = (seen.T @ seen).toarray()
+    norms = np.sqrt(np.maximum(np.diag(together), 1.0))
+    cosine = together / norms / norms[:, None]
+    np.fill_diagonal(cosine, 0.0)
+    kept = min(neighbours, len(among))
+    best = np.argpartition(-cosine, kept - 1, axis=1)[:, :kept] if kept else np.zeros((len(among), 0), np.int64)
+    values = np.take_along_axis(cosine, best, axis=1)
+    rows = np.repeat(among, kept)
+    found = csr_array((values.ravel(), (rows, among[best].ravel())), shape=(size, size))
+    found.eliminate_zeros()
+    return found
+
+
+def _likings(history: Interactions, past: Interactions, start_ms: int) -> tuple[np.ndarray, csr_array]:
+    """Viewers with a past who liked something on the day that begins then, and what: (viewers, items)."""
+    low, high = np.searchsorted(history.times, [start_ms, start_ms + DAY_MS])
+    liked = (history.strengths[low:high] >= POSITIVE) & np.isin(history.users[low:high], past.users)
+    viewers, row = np.unique(history.users[low:high][liked], return_inverse=True)
+    ones = np.ones(len(row), np.float32)
+    shape = (len(viewers), len(history.catalogue))
+    return viewers, csr_array((ones, (row, history.items[low:high][liked])), shape=shape)
