@@ -67,14 +67,15 @@ class ArchiveError(PlainError):
 
 
 def archive(log: Log, history: Path, progress: Callable[[int], None] | None = None) -> int:
-    """Write what the log holds beyond the archive; the number of records read, also told to `progress` on the way."""
+    """Write what the log holds beyond the archive; the number of events, also told to `progress` on the way."""
     done = 0
     with _alone(history):
         for topic in SCHEMAS:
-            while records := _next_chunk(log, topic):
-                _merge(history / topic, _table(topic, records))
-                log.commit(topic, GROUP, records[-1].offset)
-                done += len(records)
+            while chunk := _next_chunk(log, topic):
+                rows, last = chunk
+                _merge(history / topic, rows)
+                log.commit(topic, GROUP, last)
+                done += len(rows)
                 if progress:
                     progress(done)
     return done
@@ -99,18 +100,18 @@ def find(history: Path, topic: str, event_id: str) -> AnyEvent | None:
     return None
 
 
-def _next_chunk(log: Log, topic: str) -> list[Record]:
-    chunk: list[Record] = []
-    while len(chunk) < CHUNK:
-        records = log.read(topic, GROUP, after=chunk[-1].offset if chunk else None)
-        if not records:
-            break
-        chunk += records
-    return chunk
+def _next_chunk(log: Log, topic: str) -> tuple[pa.Table, int] | None:
+    """The rows of the records to come, at most about `CHUNK`, and the last offset; None where there is none."""
+    tables: list[pa.Table] = []
+    last, count = None, 0
+    while count < CHUNK and (records := log.read(topic, GROUP, after=last)):
+        tables.append(_table(topic, records))
+        last, count = records[-1].offset, count + len(records)
+    return None if last is None else (pa.concat_tables(tables), last)
 
 
 def _table(topic: str, records: list[Record]) -> pa.Table:
-    """The chunk's rows; records that could not be read are left to the dead letter."""
+    """The records' rows; those that could not be read are left to the dead letter."""
     readable = [record for record in records if record.event.topic == topic]
     fields = [vars(record.event) for record in readable]
     columns: dict[str, list] = {"offset": [record.offset for record in readable]}

@@ -137,7 +137,8 @@ def line_fields(text: str, rules: Rules) -> tuple[Fields, str]:
     when, user, what = parts[0].strip(), parts[1].strip(), parts[2].strip()
     fields = _what_happened(what, rules)
     ts, unit = from_text(when, rules.zone, rules.latest_ms)
-    fields |= {"event_id": content_id(LINES, text.strip()), "ts": ts, "user_id": user}
+    hour = when[:13] if unit == "iso" else when[:7]  # or a thousand seconds
+    fields |= {"event_id": content_id(LINES, text.strip(), group=hour), "ts": ts, "user_id": user}
     if fields["kind"] == "impression":
         fields["wall_ts"] = ts
     return fields, unit

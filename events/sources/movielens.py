@@ -108,7 +108,7 @@ def rating_fields(
     ts, unit = from_number(when, rules.latest_ms)
     fields = {
         "kind": "rating",
-        "event_id": content_id(dialect, f"{user}\x00{movie}\x00{value:g}\x00{ts}"),
+        "event_id": content_id(dialect, f"{user}\x00{movie}\x00{value:g}\x00{ts}", group=user),
         "ts": ts,
         "user_id": user,
         "movie_id": movie,
