@@ -34,9 +34,9 @@ class Data(Section):
     """Reading events in."""
 
     zone: str = "UTC"  # of text lines whose times carry none
-    scales: dict[str, Positive] = Field(
+    scales: dict[Literal["movielens", "movietweetings", "lines", "json"], Positive] = Field(
         default_factory=dict
-    )  # largest rating per dialect (movielens, movietweetings, lines, json), where it is not the usual one
+    )  # largest rating per dialect, where it is not the usual one
 
     @field_validator("zone")
     @classmethod

@@ -87,7 +87,10 @@ class LocalLog:
     def __init__(self, path: Path, busy_timeout_ms: int = 30_000) -> None:
         self.path = path
         self._lock = threading.RLock()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as why:
+            raise LogError(f"{path.parent} cannot be made: {why.strerror or why}") from why
         with self._plain_errors("opening it"):
             self._db = apsw.Connection(str(path))
             try:

@@ -69,20 +69,25 @@ def import_data(
     progress: Progress | None = None,
 ) -> ImportReport:
     """Read a file, folder, zip, `-` (standard input) or `movietweetings` (the copy in the project) into the log."""
+    tally = _Tally()
     try:
         opened = _opened(source)
         rules = Rules(zone=ZoneInfo(settings.data.zone))
-        scales = dict(settings.data.scales) if scale is None else _same_for_all(scale)
+        scales = _scales(settings, scale)
         found = readers(opened, rules, dialect, scales)
         for reader in found:
             _check_readable(reader)
         home.open()
-        tally = _Tally()
         with LocalLog(home.log) as log:
             for reader in found:
                 _import_file(log, reader, tally, progress)
     except (SourceError, DialectError, LogError) as why:
-        raise DataError(str(why)) from why
+        kept = (
+            f"; {tally.added} events before it are stored, and repeating the import adds the rest"
+            if tally.added
+            else ""
+        )
+        raise DataError(f"{why}{kept}") from why
     return _report(opened, found, tally)
 
 
@@ -118,10 +123,13 @@ def _opened(source: str | Path) -> Source:
     return from_path(Path(source))
 
 
-def _same_for_all(scale: float) -> dict[str, float]:
-    if not 0 < scale <= 1000:
-        raise DataError(f"scale {scale:g} is out of range: the largest rating lies above 0 and is at most 1000")
-    return dict.fromkeys(SCALES, scale)
+def _scales(settings: Settings, given: float | None) -> dict[str, float]:
+    """The largest rating by dialect, where it is not the usual one: as given for this import, else as set."""
+    if given is None:
+        return {str(dialect): scale for dialect, scale in settings.data.scales.items()}
+    if not 0 < given <= 1000:
+        raise DataError(f"scale {given:g} is out of range: the largest rating lies above 0 and is at most 1000")
+    return dict.fromkeys(SCALES, given)
 
 
 def _check_readable(reader: Reader) -> None:

@@ -40,6 +40,7 @@ from pipelines.statistics import statistics_of
 
 FORMAT = 1
 FILES = ("interactions.parquet", "users.parquet", "movies.parquet", "genres.parquet", "statistics.json")
+MINUTES = 100_001  # a watched minute is below this
 EVENT_COLUMNS = ("offset", "ts", "kind", "user_id", "movie_id", "minute", "rating", "scale")
 
 
@@ -163,7 +164,7 @@ def _last_of_each_pair(
     if minute is None:
         return last, np.ones(len(last))
     minutes = pc.fill_null(minute, 0).to_numpy()[rows]
-    distinct = np.unique(np.stack([pairs[rows], minutes]), axis=1)[0]
+    distinct = np.unique(pairs[rows] * MINUTES + minutes) // MINUTES
     return last, np.unique(distinct, return_counts=True)[1]
 
 

@@ -389,6 +389,16 @@ def test_a_line_without_end_does_not_fill_the_memory(home: Home, tmp_path: Path)
     assert dead(home)[0][1] == 2
 
 
+def test_a_file_that_is_cut_short_far_inside_keeps_what_came_before(home: Home, tmp_path: Path, large: Path) -> None:
+    cut_short = tmp_path / "ratings.dat.gz"
+    cut_short.write_bytes(gzip.compress(large.read_bytes())[:-1000])
+    with pytest.raises(
+        DataError, match=r"ratings\.dat\.gz is damaged or cut short: .*; \d+ events before it are stored"
+    ):
+        import_data(home, SETTINGS, cut_short)
+    assert import_data(home, SETTINGS, large).duplicates > 0
+
+
 # Export
 
 
@@ -480,13 +490,14 @@ def test_an_import_that_was_interrupted_ends_as_one_that_was_not(
 
 
 def test_a_full_disk_stops_the_import_with_a_plain_message(home: Home, large: Path, need: Callable[[str], str]) -> None:
-    inject = "inject=write,pwrite64:error=ENOSPC:when=500+"
+    inject = "inject=write,pwrite64:error=ENOSPC:when=2500+"
     strace = (need("strace"), "-f", "-o", "/dev/null", "-P", f"{home.log}-wal", "-e", inject)
     with importer(home, large, *strace) as process:
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert errors.startswith("refused:")
     assert "no space left on the disk" in errors
+    assert "events before it are stored, and repeating the import adds the rest" in errors
     assert import_data(home, SETTINGS, large).unreadable == 40
     with LocalLog(home.log) as log:
         assert log.count(EVENTS) == 40_000 - 40
