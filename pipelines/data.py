@@ -82,12 +82,8 @@ def import_data(
             for reader in found:
                 _import_file(log, reader, tally, progress)
     except (SourceError, DialectError, LogError) as why:
-        kept = (
-            f"; {tally.added} events before it are stored, and repeating the import adds the rest"
-            if tally.added
-            else ""
-        )
-        raise DataError(f"{why}{kept}") from why
+        kept = f"; {tally.added} events before it are stored, and repeating the import adds the rest"
+        raise DataError(f"{why}{kept if tally.added else ''}") from why
     return _report(opened, found, tally)
 
 
@@ -209,9 +205,9 @@ def _notes(source: Source, found: list[Reader], tally: _Tally) -> Iterator[str]:
         yield f"taken as {dialect}, ratings up to {scale:g}: {why}"
     for (dialect, unit), count in sorted(tally.units.items()):
         if unit and unit != USUAL_UNITS[dialect]:
-            yield f"{count} times were in {unit}" if unit != "iso" else f"{count} times were written out"
+            yield f"times in {unit}: {count}" if unit != "iso" else f"times written out: {count}"
     for file, count in tally.unreadable.items():
-        yield f"{count} lines of {file} were unreadable and are kept in the dead letter; {tally.reasons[file]}"
+        yield f"unreadable in {file}, kept in the dead letter: {count}; the first: {tally.reasons[file]}"
     if set(tally.kinds) == {"rating"} and any(file.plain_name.startswith("movies.") for file in source.beside):
         yield "titles and genres beside it were not read: import the folder to have them"
 

@@ -264,7 +264,7 @@ def test_evt_03_milliseconds_are_recognised_and_a_stray_stamp_moves_nothing(home
     content = "\n".join(["1700000000000,42,GET /rate/9001=4", f"{ahead},43,GET /rate/9001=4", *normal])
     report = imported(home, tmp_path / "events.log", content)
     assert (report.added, report.unreadable) == (101, 1)
-    assert "1 times were in milliseconds" in report.notes
+    assert "times in milliseconds: 1" in report.notes
     assert "in the future" in dead(home)[0][2]
     with LocalLog(home.log) as log:
         assert log.now_ms() == 1_700_000_099_000
@@ -273,7 +273,7 @@ def test_evt_03_milliseconds_are_recognised_and_a_stray_stamp_moves_nothing(home
 @pytest.mark.parametrize(("factor", "unit"), [(10**3, "milliseconds"), (10**6, "microseconds"), (10**9, "nanoseconds")])
 def test_other_units_are_recognised_and_noted(home: Home, tmp_path: Path, factor: int, unit: str) -> None:
     report = imported(home, tmp_path / "ratings.csv", CSV + f"1,2,3,{1_700_000_000 * factor}\n")
-    assert report.notes == (f"1 times were in {unit}",)
+    assert report.notes == (f"times in {unit}: 1",)
     assert ratings(home)[0][4] == 1_700_000_000_000
 
 
@@ -301,7 +301,7 @@ def test_a_bad_row_is_kept_with_its_line_and_reason(home: Home, tmp_path: Path, 
     source, line, why = dead(home)[0]
     assert (source, line) == ("ratings.csv", 4)
     assert reason in why
-    assert "1 lines of ratings.csv were unreadable" in report.notes[0]
+    assert report.notes[0].startswith("unreadable in ratings.csv, kept in the dead letter: 1; the first: line 4: ")
 
 
 # Nothing twice, nothing of nothing
@@ -432,7 +432,7 @@ def test_json_lines_by_hand_may_leave_out_id_version_and_scale(home: Home, tmp_p
     line = {"kind": "rating", "ts": 1_700_000_000, "user_id": "u", "movie_id": "m", "rating": 4}
     report = imported(home, tmp_path / "hand.jsonl", json.dumps(line) + "\n" + json.dumps(line) + "\n")
     assert (report.added, report.duplicates) == (1, 1)
-    assert "2 times were in seconds" in report.notes
+    assert "times in seconds: 2" in report.notes
     assert ratings(home) == [("u", "m", 4, 5, 1_700_000_000_000)]
 
 
