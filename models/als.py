@@ -59,17 +59,16 @@ class ALS(Recommender):
 
         seen = history.matrix(half_life_days=self.config.train_half_life_days)  # (users, items)
         seen.data = 1.0 + np.float32(self.config.alpha) * seen.data
-        library = AlternatingLeastSquares(
-            factors=self.config.factors,
-            regularization=self.config.regularization,
-            iterations=self.config.iterations,
-            random_state=self.seed,
-            num_threads=1,
-        )
-        if seen.nnz == 0:
-            self.item_factors = np.zeros((len(history.catalogue), self.config.factors), np.float32)
-        else:
+        self.item_factors = np.zeros((len(history.catalogue), self.config.factors), np.float32)
+        if seen.nnz:
             with threadpool_limits(1, "blas"):
+                library = AlternatingLeastSquares(
+                    factors=self.config.factors,
+                    regularization=self.config.regularization,
+                    iterations=self.config.iterations,
+                    random_state=self.seed,
+                    num_threads=1,
+                )
                 library.fit(csr_matrix(seen), show_progress=False)
             self.item_factors = np.asarray(library.item_factors)
         self.gram = self.item_factors.T @ self.item_factors

@@ -1,16 +1,15 @@
 """A two-stage ranker: hot movies by popularity, ordered by log popularity plus a learned personal lift.
 
 By time, popularity beats every collaborative model alone, and a plain learner only learns which hits were hits. So the
-lift is trained with the logit of each movie's own rate that day as offset (LightGBM's `init_score`): what is left to
-learn is who deviates. Training repeats what happens in service: signals learned at the start of a window, histories
-and counts of each morning in it.
+lift is trained with the logit of each movie's own rate that day as offset: what is left to learn is who deviates
+(models/lift.py) by signals that are centred per movie (models/signals.py). Training repeats what happens in service:
+signals learned at the start of a window, histories and counts of each morning in it.
 """
 
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-import lightgbm
 import numpy as np
 from scipy.sparse import csr_array
 
@@ -19,6 +18,7 @@ from models import signals
 from models.base import Recommender
 from models.ease import most_popular
 from models.interactions import DAY_MS, Histories, Interactions, LiveCounts, histories_of, live_counts, roll_forward
+from models.lift import fit_curves, lift
 from models.signals import Signals, SignalsConfig, Stage
 
 if TYPE_CHECKING:
@@ -44,11 +44,9 @@ class RankerConfig:
     windows: int = 3  # training windows, back from the end
     window_days: int = 25
     days_each: int = 13  # days of each window, evenly spread: half of them teach as much as all
-    trees: int = 100
-    leaves: int = 8
-    learning_rate: float = 0.05
-    min_leaf: int = 250  # rows in a leaf: one row is one viewer and movie
+    smoothness: float = 30.0  # penalty on the bends of the lift's curves
     min_positives: int = 300  # likings among the rows; with fewer there is nothing to learn and popularity is served
+    discovery: bool = True  # the tenth place shows a movie near the viewer's history that is not hot
     neighbours: int = 30  # of each movie, for the discovery place
     max_items: int = 1500  # history side of the signals; 2,500 is no better and twice as slow to fit
 
@@ -56,10 +54,8 @@ class RankerConfig:
     def suggest(cls, trial: "optuna.Trial") -> Self:
         return cls(
             lift_weight=trial.suggest_float("lift_weight", 0.25, 1.5),
-            trees=trial.suggest_int("trees", 30, 200),
-            leaves=trial.suggest_int("leaves", 4, 16),
-            learning_rate=trial.suggest_float("learning_rate", 0.02, 0.1, log=True),
-            min_leaf=trial.suggest_int("min_leaf", 50, 1000, log=True),
+            smoothness=trial.suggest_float("smoothness", 1.0, 1e4, log=True),
+            hot_each=trial.suggest_int("hot_each", 20, 80),
         )
 
 
@@ -70,9 +66,10 @@ class Ranker(Recommender):
     config: RankerConfig
     half_life_days: float  # the one that was chosen
     genre_names: list[str]
+    knots: np.ndarray  # (4, knots) of the lift's curves
+    heights: np.ndarray  # (4, knots); zero where there was too little to learn from
     similar: csr_array  # (items of the fit, same) cosine of the nearest neighbours
     _signals: Signals
-    _trees: lightgbm.Booster | None
     _stage: "tuple[LiveCounts, HotStage] | None" = None
 
     @property
@@ -83,7 +80,7 @@ class Ranker(Recommender):
     def fit(self, history: Interactions) -> Self:
         self.half_life_days = self.config.half_life_days or best_half_life(history, self.config.days_each)
         self.genre_names = list(history.catalogue.genre_names)
-        self._trees = self._learn_lift(history)
+        self.knots, self.heights = self._learn_lift(history)
         self._signals = signals.learn(history, self._signals_config())
         self.similar = nearest(history, self._signals.rows, self.config.neighbours)
         self._stage = None
@@ -94,14 +91,15 @@ class Ranker(Recommender):
         at = self._at(live)
         scores = np.tile(at.base, (len(histories), 1))
         known = np.flatnonzero(np.diff(histories.indptr))
-        if self._trees is not None and len(known) and len(at.hot):
-            rows = self._features(at, histories, now_ms)[known].reshape(-1, len(signals.NAMES))
-            lift = np.asarray(self._trees.predict(rows, raw_score=True, num_threads=1)).reshape(len(known), -1)
-            scores[known[:, None], at.hot] += (self.config.lift_weight * lift).astype(np.float32)
+        if len(known) and len(at.hot):
+            lifts = lift(self._features(at, histories, now_ms)[known], self.knots, self.heights)
+            scores[known[:, None], at.hot] += (self.config.lift_weight * lifts).astype(np.float32)
         return scores
 
-    def discover(self, histories: Histories, live: LiveCounts, now_ms: int) -> np.ndarray:
+    def discover(self, histories: Histories, live: LiveCounts, now_ms: int) -> np.ndarray | None:
         """(viewers, items) float32: how near a movie outside the hot ones is to the viewer's recent history."""
+        if not self.config.discovery:
+            return None
         past = histories.decayed(now_ms, SignalsConfig.history_half_life_days)
         size = self.similar.shape[0]
         past = csr_array(
@@ -119,16 +117,12 @@ class Ranker(Recommender):
         super().save(folder)
         for field in fields(Signals):
             np.save(folder / f"signals-{field.name}.npy", getattr(self._signals, field.name), allow_pickle=False)
-        if self._trees is not None:
-            (folder / "lift.txt").write_text(self._trees.model_to_string())
 
     def load(self, folder: Path) -> Self:
         super().load(folder)
         self._signals = Signals(
             **{f.name: np.load(folder / f"signals-{f.name}.npy", allow_pickle=False) for f in fields(Signals)}
         )
-        lift = folder / "lift.txt"
-        self._trees = lightgbm.Booster(model_str=lift.read_text()) if lift.exists() else None
         self._stage = None
         return self
 
@@ -158,35 +152,23 @@ class Ranker(Recommender):
             hot, base.astype(np.float32), signals.stage(learned, live.catalogue, hot, tuple(self.genre_names))
         )
 
-    def _learn_lift(self, history: Interactions) -> lightgbm.Booster | None:
-        """Trees over the signals of every training day, or None where likings are too few."""
+    def _learn_lift(self, history: Interactions) -> tuple[np.ndarray, np.ndarray]:
+        """Knots and heights of the lift's curves over all training days; flat where likings are too few."""
         rows: list[Examples] = []
         for start, end in self._windows(history):
             rows += self._examples(history, start, end)
         if sum(int(liked.sum()) for _, liked, _ in rows) < self.config.min_positives:
-            return None
+            flat = np.zeros((len(signals.NAMES), 2))
+            return flat + np.arange(2.0), flat
         features, liked, offset = (np.concatenate(part) for part in zip(*rows, strict=True))
         kept = liked | (self.rng().random(len(liked)) < KEPT_SHARE)  # of the others, a share at its inverse as weight
         weight = np.where(liked, 1.0, 1.0 / KEPT_SHARE)[kept]
-        settings = {
-            "objective": "binary",
-            "boost_from_average": False,
-            "num_leaves": self.config.leaves,
-            "learning_rate": self.config.learning_rate,
-            "min_data_in_leaf": self.config.min_leaf,
-            "max_bin": 63,
-            "num_threads": 1,  # its threads wait by spinning: twice as slow as one where cores are shared
-            "seed": self.seed,
-            "deterministic": True,
-            "force_row_wise": True,
-            "verbose": -1,
-        }
-        data = lightgbm.Dataset(features[kept], liked[kept], weight=weight, init_score=offset[kept], params=settings)
-        return lightgbm.train(settings, data, self.config.trees)
+        return fit_curves(features[kept], liked[kept], offset[kept], weight, self.config.smoothness)
 
     def _windows(self, history: Interactions) -> list[tuple[int, int]]:
         """[start, end) of the training windows, newest first; each starts with at least as much history before it."""
-        length, found, end = self.config.window_days * DAY_MS, [], history.end_ms
+        length, end = self.config.window_days * DAY_MS, history.end_ms
+        found: list[tuple[int, int]] = []
         while len(found) < self.config.windows and len(history) and end - 2 * length >= history.times[0]:
             found.append((end - length, end))
             end -= length
