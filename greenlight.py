@@ -134,6 +134,7 @@ def train(
 
     Example: `greenlight train --model ease --model my_model.py:MyModel --trials 20`
     """
+    from pipelines.package import package_champion
     from pipelines.train import train as run
 
     home, settings = _home()
@@ -147,10 +148,15 @@ def train(
         seed=chosen.seed if seed is None else seed,
         report=lambda line: console.print(_escaped(line), soft_wrap=True),
     )
+    bento = package_champion(home, settings, outcome)
     if as_json:
-        _print(outcome, as_json)
+        _print({**asdict(outcome), "bento": bento}, as_json)
     else:
-        print(outcome.sentence)
+        print(
+            outcome.sentence,
+            *([f"Serve it: BENTOML_HOME={home.bentos} bentoml serve {bento}"] if bento else []),
+            sep="\n",
+        )
     return 0 if outcome.inputs.verdict == "pass" else REFUSED
 
 
@@ -165,7 +171,7 @@ def ledger(
     """
     from mlflow_server.ledger import Ledger, SigningKey
 
-    home, _ = _home()
+    home = Home.from_environment()
     book = Ledger(home.ledger, SigningKey(home.keys))
     if verify:
         _print({"entries": book.verify(), "holds": True}, as_json)
@@ -185,8 +191,7 @@ def why(request_id: Annotated[str, typer.Argument(help="The answer's X-Request-I
     """
     from pipelines.why import explain
 
-    home, _ = _home()
-    _print(explain(home, request_id), as_json)
+    _print(explain(Home.from_environment(), request_id), as_json)
     return 0
 
 

@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 import httpx
 
+PER_CONNECTION = 20  # requests before a caller connects anew, so that a restarted worker meets callers too
+
 
 @dataclass
 class Answers:
@@ -21,6 +23,11 @@ class Answers:
     rungs: Counter[str] = field(default_factory=Counter)
     asked_again: int = 0
     failures: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def lower(self) -> int:
+        """Answers from below the model's rung."""
+        return sum(self.rungs.values()) - self.rungs["model"]
 
     @property
     def total(self) -> int:
@@ -50,11 +57,12 @@ class Callers:
         await asyncio.gather(*(self._one(number) for number in range(self.connections)))
 
     async def _one(self, number: int) -> None:
-        async with httpx.AsyncClient(base_url=self.url, timeout=5, trust_env=False) as client:
-            while not self._over.is_set():
-                await self._ask(client, self.viewers[number % len(self.viewers)])
-                number += self.connections
-                await asyncio.sleep(self.pause_s)
+        while not self._over.is_set():
+            async with httpx.AsyncClient(base_url=self.url, timeout=5, trust_env=False) as client:
+                for _ in range(PER_CONNECTION):
+                    await self._ask(client, self.viewers[number % len(self.viewers)])
+                    number += self.connections
+                    await asyncio.sleep(self.pause_s)
 
     async def _ask(self, client: httpx.AsyncClient, viewer: str) -> None:
         for attempt in range(2):

@@ -13,13 +13,16 @@ import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings
 from mlflow_server.ledger import finite
 from mlflow_server.release import Release, ReleaseError, verify
+
+if TYPE_CHECKING:
+    from pipelines.train import Training
 
 SERVICE = "greenlight"
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,6 +62,15 @@ def package(home: Home, settings: Settings, release: Release, measured: dict[str
             _build(home, Path(staged), name)
     _point(bentos / "latest", name)
     return f"{SERVICE}:{name}"
+
+
+def package_champion(home: Home, settings: Settings, training: "Training") -> str | None:
+    """The tag of the Bento of the champion that a training decided; None where it decided none."""
+    chosen = next((c for c in training.candidates if c.version and c.version == training.champion), None)
+    if chosen is None:
+        return None
+    folder = home.releases / str(chosen.release)
+    return package(home, settings, Release(folder.name, folder, verify(folder)), chosen.measured)
 
 
 def _stage(folder: Path, release: Release, facts: dict[str, Any]) -> None:

@@ -46,6 +46,10 @@ class Story:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the live picture; what is on the screen stays."""
         if self._live:
             self._live.stop()
 

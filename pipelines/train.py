@@ -62,6 +62,7 @@ class Trained:
     failed: str
     refused: tuple[str, str] | None
     seconds: dict[str, float]
+    measured: dict[str, float]  # by the infra gate in a fresh process: median_ms of a slate, popularity_ms, memory_mb
 
 
 @dataclass(frozen=True)
@@ -251,6 +252,7 @@ class Session:
             failed=made.failed or _diverged(made),
             refused=refused,
             seconds=made.seconds,
+            measured=_measured(made),
         )
 
     def _decisions(
@@ -279,15 +281,7 @@ class Session:
             if best and best.release == self.incumbent.body["release"]:
                 winner, rule = None, "the best candidate is the champion itself"
         if winner:
-            before = in_charge(self.book.ledger).get(alias)
-            self.book.write(
-                "promotion",
-                version=winner.version,
-                release=winner.release,
-                alias=alias,
-                rule=rule,
-                **{"from": before.body["version"] if before else None},
-            )
+            self._promote(winner, alias, rule)
             trained = [replace(t, state=alias) if t is winner else t for t in trained]
         champion = in_charge(self.book.ledger).get("champion")
         challenger = in_charge(self.book.ledger).get("challenger")
@@ -303,6 +297,14 @@ class Session:
             sentence=sentence,
             run=self.parent,
         )
+
+    def _promote(self, winner: Trained, alias: str, rule: str) -> None:
+        """One ledger line, unless the same release stands there already."""
+        before = in_charge(self.book.ledger).get(alias)
+        if before and before.body["release"] == winner.release:
+            return
+        body = {"version": winner.version, "release": winner.release, "alias": alias, "rule": rule}
+        self.book.write("promotion", **body, **{"from": before.body["version"] if before else None})
 
     def _first_champion(
         self, best: Trained | None, chosen: Attempt | None, popularity: Trained, yardstick: Attempt
@@ -470,6 +472,11 @@ def _advantage(work: Work, made: Attempt, yardstick: Attempt) -> Interval | None
 def _diverged(made: Attempt) -> str:
     faults = made.evaluation.non_finite if made.evaluation else 0
     return f"diverged: {faults:,} of its scores are NaN or infinite" if faults else ""
+
+
+def _measured(made: Attempt) -> dict[str, float]:
+    probe = made.infra.probe if made.infra else None
+    return {k: getattr(probe, k) for k in ("median_ms", "popularity_ms", "memory_mb")} if probe else {}
 
 
 def _tags(one: Trained) -> dict[str, str]:

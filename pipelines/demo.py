@@ -1,0 +1,281 @@
+"""`greenlight demo`: the whole loop in one sitting, from nothing to a served, explained, gated recommender.
+
+Every step is the production code. The home is a demo's own and is emptied first; any other folder is refused.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+from rich.console import Console
+
+from conf.errors import PlainError
+from conf.home import Home
+from conf.settings import Settings
+from models.interactions import Catalogue
+from pipelines.callers import Answers, Callers
+from pipelines.data import import_data
+from pipelines.package import package_champion
+from pipelines.scoreboard import show
+from pipelines.serve import Server, serve
+from pipelines.snapshot import Snapshot, cut
+from pipelines.story import Story
+from pipelines.train import Training, train
+from pipelines.why import explain
+
+T = TypeVar("T")
+
+BAD = "pipelines.upside_down.UpsideDown"
+SETTLE_S = 0.5  # of load after the workers are back
+PATIENCE_S = 60.0  # how long a step waits for what it says will happen
+
+
+class DemoError(PlainError):
+    """The demo cannot run here, or something it shows did not happen."""
+
+
+@dataclass
+class Demo:
+    """One telling of the loop; `board` becomes `demo.json`."""
+
+    home: Home
+    settings: Settings
+    source: str
+    seed: int
+    story: Story
+    board: dict[str, Any] = field(default_factory=lambda: {"refused": [], "champion": None, "request_id": None})
+
+    def tell(self, stay: Callable[[Server], None]) -> None:
+        """The steps in order; nothing is served before the first champion is decided, and nothing if none is."""
+        self.events_in()
+        snapshot = self.snapshot()
+        training = self.train()
+        self.gates(training)
+        self.refusal(training)
+        if self.champion(training) is None:
+            return
+        self.bento(training)
+        with self.serving() as server:
+            self.first_slate(server, snapshot)
+            self.break_and_mend(server, snapshot)
+            stay(server)
+
+    def events_in(self) -> None:
+        with self.story.step("events in", "ratings become events in a log that is durable when it says so") as step:
+            report = import_data(self.home, self.settings, self.source, progress=None)
+            step.note = (
+                f"{report.added:,} events from {report.source} ({report.dialect}), {report.unreadable} unreadable"
+            )
+
+    def snapshot(self) -> Snapshot:
+        with self.story.step("snapshot", "a content-addressed cut of the history, the same for everyone") as step:
+            snapshot = cut(self.home, self.settings)
+            past = snapshot.interactions
+            size = f"{len(past):,} interactions, {len(past.user_ids):,} viewers, {len(past.catalogue):,} movies"
+            step.note = f"{snapshot.id[:12]}: {size}"
+        return snapshot
+
+    def train(self) -> Training:
+        with self.story.step(
+            "train", "each candidate in a process of its own, evaluated day by day as deployed"
+        ) as step:
+            models = (*self.settings.train.models, BAD)
+            training = train(self.home, self.settings, models=models, seed=self.seed, report=self.story.tell)
+            step.note = (
+                "; ".join(f"{c.name} NDCG@10 {c.quality.mean:.4f}" for c in training.candidates if c.quality)
+                or training.sentence
+            )
+        return training
+
+    def gates(self, training: Training) -> None:
+        with self.story.step("gates", "pure functions of evidence: inputs, offline, infra; only a pass opens") as step:
+            verdicts = {c.name: {g: d.verdict for g, d in c.decisions.items()} for c in training.candidates}
+            step.note = f"inputs {training.inputs.verdict}; " + "; ".join(
+                f"{name}: " + ", ".join(f"{gate} {verdict}" for gate, verdict in by_gate.items())
+                for name, by_gate in verdicts.items()
+            )
+
+    def refusal(self, training: Training) -> None:
+        with self.story.step("a bad candidate", "one with a sign error was slipped in: who stops it?") as step:
+            self.board["refused"] = [
+                {"candidate": c.name, "gate": c.refused[0], "reason": c.refused[1]}
+                for c in training.candidates
+                if c.refused
+            ]
+            caught = next((r for r in self.board["refused"] if r["candidate"] == "UpsideDown"), None)
+            if caught is None:
+                raise DemoError("the candidate with the sign error was not refused")
+            step.note = f"refused by {caught['gate']}: {caught['reason']}"
+
+    def champion(self, training: Training) -> int | None:
+        with self.story.step(
+            "first champion", "decided once, before anyone is served, by a rule the ledger names"
+        ) as step:
+            step.note = training.sentence
+            chosen = next((c for c in training.candidates if c.version == training.champion and c.version), None)
+            if chosen:
+                self.board["champion"] = {"version": chosen.version, "model": chosen.name, "rule": training.rule}
+                return chosen.version
+        return None
+
+    def bento(self, training: Training) -> None:
+        with self.story.step("Bento", "release, source and fallback in one package that needs nothing else") as step:
+            step.note = package_champion(self.home, self.settings, training) or ""
+
+    @contextmanager
+    def serving(self) -> Iterator[Server]:
+        with self.story.step("serve", f"bentoml serve with {self.settings.serving.workers} workers") as step:
+            server = serve(self.home, self.settings)
+            step.note = f"{server.url}, {len(server.workers)} workers"
+        with server:
+            yield server
+
+    def first_slate(self, server: Server, snapshot: Snapshot) -> None:
+        with self.story.step("first slate", "one viewer's recommendations, and why they are what they are") as step:
+            viewer = viewers_of(snapshot, 1)[0]
+            answer = httpx.get(f"{server.url}/recommend/{viewer}", params={"k": 10}, trust_env=False)
+            request = answer.headers["X-Request-Id"]
+            self.board |= {"first_recommendation_s": round(self.story.elapsed, 1), "request_id": request}
+            trace = _within(lambda: explain(self.home, request), "the slate did not reach the journal")
+            titles = _titles(snapshot.interactions.catalogue, answer.text.strip().split(",")[:3])
+            step.note = (
+                f"viewer {viewer}: {titles} … — rung {trace.rung}, version {trace.model_version}, {trace.promoted_by}"
+            )
+
+    def break_and_mend(self, server: Server, snapshot: Snapshot) -> None:
+        weights = _weights(self.home)
+        away = weights.with_name("weights.away")
+        with Callers(server.url, viewers_of(snapshot, 64)) as callers:
+            with self.story.step(
+                "weights gone", "the weights are taken away and a worker is killed, under load"
+            ) as step:
+                weights.rename(away)
+                psutil.Process(server.workers[0]).kill()
+                _within(lambda: callers.answers.lower or None, "no worker fell back to a lower rung")
+                step.note = f"the restarted worker says {_states(server)}; so far {_told(callers.answers)}"
+            with self.story.step("back", "the weights return; workers find them by themselves") as step:
+                away.rename(weights)
+                _within(lambda: _states(server) == "ready" or None, "a worker did not go back to its model")
+                time.sleep(SETTLE_S)
+                step.note = _told(callers.answers)
+                if callers.answers.failures:
+                    raise DemoError(f"requests failed: {step.note}")
+
+
+def run(home: Home, settings: Settings, *, source: str, seed: int, once: bool) -> dict[str, Any]:
+    """Tell the story in a home of its own and return the scoreboard, which is also `demo.json` there."""
+    _claim(home)
+    console = Console(stderr=True, highlight=False)
+    demo = Demo(home, settings, source, seed, Story(console))
+    try:
+        with demo.story:
+            demo.tell(lambda server: None if once else _stay(demo, server))
+    except PlainError as why:
+        console.print(f"the demo stopped: {why}", markup=False, soft_wrap=True)
+    finally:
+        _save(demo)
+    if once or demo.board["champion"] is None:
+        show(demo.board, Console(highlight=False))
+    return demo.board
+
+
+def viewers_of(snapshot: Snapshot, count: int) -> list[str]:
+    """Viewers to ask slates for: the most recent ones, so that their taste is known."""
+    past = snapshot.interactions
+    recent = dict.fromkeys(past.users[::-1].tolist())
+    return [str(past.user_ids[code]) for code in list(recent)[:count]]
+
+
+def _claim(home: Home) -> None:
+    """Empty a demo's own home; refuse any other folder that holds something."""
+    if home.root.exists() and home.root.is_dir() and any(home.root.iterdir()):
+        if home.kind() != "demo":
+            raise DemoError(f"{home.root} is not empty and not a demo's home: set GREENLIGHT_HOME to a new folder")
+        shutil.rmtree(home.root)
+    home.open("demo")
+
+
+def _save(demo: Demo) -> None:
+    steps = [step.record() for step in demo.story.steps]
+    board = {"home": str(demo.home.root), "total_s": round(demo.story.elapsed, 1), "steps": steps}
+    demo.board |= board
+    (demo.home.root / "demo.json").write_text(json.dumps(demo.board, indent=2, ensure_ascii=False))
+
+
+def _stay(demo: Demo, server: Server) -> None:
+    """Show the scoreboard and keep the service and the registry's pages up until Ctrl-C."""
+    demo.story.close()
+    _save(demo)
+    out = Console(highlight=False)
+    show(demo.board, out)
+    port = demo.settings.registry.port
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", demo.home.registry_uri]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    with (demo.home.root / "registry.log").open("ab") as log:
+        quiet = demo.home.environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true")
+        registry = subprocess.Popen(command, env=quiet, stdout=log, stderr=log, start_new_session=True)
+    out.print(
+        f"API       {server.url}/recommend/42\nregistry  http://127.0.0.1:{port}/#/models/{demo.settings.registry.name}"
+    )
+    out.print("Ctrl-C ends both.")
+    try:
+        registry.wait()
+        out.print(f"the registry ended: see {demo.home.root / 'registry.log'}; the API stays up")
+        server.process.wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        _end(registry)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    family = [*psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
+    process.terminate()
+    for child in family:
+        if child.is_running():
+            child.terminate()
+    process.wait()
+
+
+def _weights(home: Home) -> Path:
+    """Where the served Bento keeps its weights."""
+    name = (home.bentos / "bentos" / "greenlight" / "latest").read_text().strip()
+    return home.bentos / "bentos" / "greenlight" / name / "src" / "release" / "weights"
+
+
+def _told(got: Answers) -> str:
+    failed = ", ".join(f"{count} {why}" for why, count in got.failures.items()) or "0"
+    rungs = ", ".join(f"{count:,} {rung}" for rung, count in got.rungs.most_common())
+    return f"{got.total:,} requests, {failed} failed; {rungs}; {got.asked_again} asked again as their worker died"
+
+
+def _states(server: Server) -> str:
+    """What the workers say of themselves, asked on enough new connections to meet both; the worst of it."""
+    states = {server.readiness().get("state") for _ in range(16)}
+    return "fallback-only" if "fallback-only" in states else "ready" if states == {"ready"} else "starting"
+
+
+def _within(look: Callable[[], T | None], complaint: str) -> T:
+    """What `look` finds, as soon as it finds something; DemoError after PATIENCE_S."""
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
+        try:
+            if (found := look()) is not None:
+                return found
+        except (PlainError, httpx.TransportError, psutil.NoSuchProcess):
+            pass
+        time.sleep(0.1)
+    raise DemoError(f"{complaint} within {PATIENCE_S:g} s")
+
+
+def _titles(catalogue: Catalogue, movies: list[str]) -> str:
+    return ", ".join(str(catalogue.titles[catalogue.index[movie]]) for movie in movies)

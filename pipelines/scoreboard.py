@@ -1,0 +1,24 @@
+"""The scoreboard that ends a demo: what happened, step by step, and the command that explains the first slate."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+def show(board: dict[str, Any], console: Console) -> None:
+    """The scoreboard, for people."""
+    table = Table(title="Greenlight, the loop so far", title_justify="left", box=None, pad_edge=False)
+    for column, justify in (("", "left"), ("step", "left"), ("s", "right"), ("what happened", "left")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for step in board["steps"]:
+        mark = "[green]✓[/]" if step["ok"] else "[red]✗[/]"
+        table.add_row(mark, step["name"], f"{step['seconds']:.1f}", escape(step["note"]))
+    console.print(table)
+    champion, first = board["champion"], board.get("first_recommendation_s")
+    console.print("champion  " + (f"version {champion['version']}, {champion['model']}" if champion else "nobody"))
+    console.print((f"first recommendation after {first} s, " if first else "") + f"all after {board['total_s']} s")
+    if board["request_id"]:
+        why = f"GREENLIGHT_HOME={board['home']} greenlight why {board['request_id']}"
+        console.print(f"why?  {why}", markup=False, soft_wrap=True)
