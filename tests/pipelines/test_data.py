@@ -17,6 +17,7 @@ from conf.settings import Data, Settings
 from events.clock import now_ms
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, AnyEvent, Impression, Movie, Rating, Unreadable
 from events.log import LocalLog
+from events.sources import movietweetings
 from monitoring.gates.inputs import InputsEvidence, judge
 from pipelines.data import DataError, ImportReport, export_data, import_data
 from pipelines.snapshot import cut
@@ -63,8 +64,8 @@ def test_movietweetings_of_the_repository_is_fit_to_learn_from(home: Home) -> No
     assert isinstance(first, Rating)
     assert (first.user_id, first.movie_id, first.rating, first.ts) == ("1", "0054890", 9, 1_381_945_744_000)
     assert movies(home)["0002844"] == ("Fantômas - À l'ombre de la guillotine (1913)", ("Crime", "Drama"))
-    again = import_data(home, SETTINGS, "movietweetings")
-    assert (again.added, again.duplicates, again.unreadable) == (0, 154_306, 0)
+    again = import_data(home, SETTINGS, movietweetings.FOLDER / "movies.dat.gz")
+    assert (again.dialect, again.added, again.duplicates, again.unreadable) == ("movietweetings", 0, 12_611, 0)
     snapshot = cut(home, SETTINGS)
     assert (len(snapshot.interactions), len(snapshot.interactions.catalogue)) == (141_695, 12_611)
     assert len(snapshot.interactions.user_ids) == 21_081
@@ -350,6 +351,7 @@ def test_the_same_lines_under_another_name_add_nothing_not_even_dead_letters(hom
         ("ratings.csv.gz", b"\x1f\x8b and no more", "damaged or cut short"),
         ("ratings.csv.gz", gzip.compress(CSV.encode() + b"1,2,3,1700000000\n" * 9)[:-20], "damaged or cut short"),
     ],
+    ids=range(15),
 )
 def test_what_holds_nothing_readable_is_an_error_and_changes_nothing(
     tmp_path: Path, name: str, content: str | bytes, message: str
