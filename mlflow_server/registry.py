@@ -58,7 +58,7 @@ class Registry:
             logging.getLogger(noisy).setLevel(logging.ERROR)
         mlflow.set_tracking_uri(home.registry_uri)
         mlflow.set_registry_uri(home.registry_uri)
-        _database(home)
+        make_database(home)
         self.name = name
         self.client = MlflowClient(tracking_uri=home.registry_uri, registry_uri=home.registry_uri)
         self.experiment = self._experiment(home.artifacts)
@@ -142,9 +142,11 @@ class Registry:
 
     def picture(self, runs: Sequence[str], standings: Sequence[Standing]) -> None:
         """Log the plot that compares the candidates to each of these runs."""
-        figure = comparison(standings)
-        for run in runs:
-            self.client.log_figure(run, figure, "comparison.png")
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "comparison.png"
+            comparison(standings).savefig(file, dpi=110)
+            for run in runs:
+                self.client.log_artifact(run, str(file))
 
     # Versions ---------------------------------------------------------------------------------------------------------
 
@@ -259,7 +261,7 @@ def in_charge(ledger: Ledger) -> dict[str, Entry]:
     return found
 
 
-def _database(home: Home) -> None:
+def make_database(home: Home) -> None:
     """Make MLflow's database whole or not at all: aside, then renamed. It takes MLflow seconds of migrations."""
     from mlflow import MlflowClient
 

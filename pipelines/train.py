@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -412,8 +412,12 @@ def _work(
     )
 
 
+@cache
 def _commit() -> str:
-    """The commit of the code that trains, `-dirty` where files differ from it; `unknown` outside a git checkout."""
+    """The commit of the code that trains, `-dirty` where files differ from it; `unknown` outside a git checkout.
+
+    Asked once: what was committed since this process started is not what it runs.
+    """
     try:
         asked = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=20).stdout.strip()

@@ -10,6 +10,7 @@ import pytest
 
 from conf.home import Home
 from conf.settings import Settings
+from mlflow_server.registry import make_database
 from pipelines.data import import_data
 from pipelines.snapshot import cut
 
@@ -35,12 +36,13 @@ def quarter(tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = Home(folder / "home").open()
     import_data(home, Settings(), source, dialect="movietweetings")
     cut(home, Settings())
+    make_database(home)
     return home
 
 
 @pytest.fixture
 def fresh_home(quarter: Home, tmp_path: Path) -> Callable[[str], Home]:
-    """`fresh_home(name)` is a copy of the quarter that a test may train in."""
+    """`fresh_home(name)` is a copy of the quarter that a test may train in; it holds MLflow's empty database."""
 
     def copy(name: str = "home") -> Home:
         shutil.copytree(quarter.root, tmp_path / name)
