@@ -13,7 +13,9 @@ QUANTILES = np.array(
 )  # dense in the tail
 SAMPLE = 100_000  # rows that place the knots
 RIDGE = 1.0  # keeps the curves' common level from drifting
-STEPS = 7  # of Newton's method; it has converged after five
+STEPS = 25  # of Newton's method at most; it has converged after about eight
+LONGEST = 1.0  # change of a height in one step: from rare to likely a full step overshoots and never comes back
+CONVERGED = 1e-3
 CHUNK = 50_000  # rows whose basis is held at once
 
 
@@ -33,7 +35,11 @@ def fit_curves(
             rate = 1.0 / (1.0 + np.exp(-(basis @ heights + offset[part])))
             hessian += (basis * (weight[part] * rate * (1.0 - rate)).astype(np.float32)[:, None]).T @ basis
             gradient += basis.T @ (weight[part] * (liked[part] - rate))
-        heights += np.linalg.solve(hessian, gradient)
+        step = np.linalg.solve(hessian, gradient)
+        longest = float(np.abs(step).max())
+        heights += step * min(1.0, LONGEST / max(longest, LONGEST))
+        if longest < CONVERGED:
+            break
     return knots, heights.reshape(knots.shape)
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 GAP = 50.0  # in log popularity, between the last hot movie and the first other one; lifts stay far below it
 KEPT_SHARE = 0.25  # of the movies a viewer did not like, in training: a quarter of the time, hardly less accurate
+CHOICE_DAYS = 28  # active days on which half-lives are compared; fewer make the choice jump about
 SMALLEST = 1e-12  # added to counts before the logarithm
 HALF_LIVES_DAYS = (0.5, 1.05, 2.0, 4.0, 14.0, 60.0, 365.0, 3650.0)  # among which `fit` chooses
 
@@ -78,7 +79,7 @@ class Ranker(Recommender):
         return (1.0 if chosen is None else chosen, *self.config.hot_half_lives_days)
 
     def fit(self, history: Interactions) -> Self:
-        self.half_life_days = self.config.half_life_days or best_half_life(history, self.config.days_each)
+        self.half_life_days = self.config.half_life_days or best_half_life(history, CHOICE_DAYS)
         self.genre_names = list(history.catalogue.genre_names)
         self.knots, self.heights = self._learn_lift(history)
         self._signals = signals.learn(history, self._signals_config())
