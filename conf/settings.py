@@ -102,6 +102,7 @@ class Train(Section):
 class Evaluate(Section):
     test_days: Annotated[int, Field(ge=1)] = 14
     validation_days: Annotated[int, Field(ge=1)] = 14
+    min_viewers: Count = 150  # who liked something; a window with fewer reaches further back, to a third of the history
     bootstrap: Annotated[int, Field(ge=100)] = 1000
     level: Share = 0.95  # of the intervals
 

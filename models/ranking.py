@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from events.event import POSITIVE
 from models.interactions import DAY_MS, Interactions
 
 METRICS = ("recall", "ndcg", "mrr")
-SMALLEST_SHARE = 0.04  # of all interactions that a window must hold; less says nothing, so it becomes DENSE_SHARE
+LARGEST_SHARE = 1 / 3  # of the interactions that a window may hold: the rest is needed to learn from
 DENSE_SHARE = 0.1
 
 
@@ -107,20 +108,25 @@ def bootstrap(values: np.ndarray, level: float, resamples: int, seed: int) -> In
     return Interval(float(values.mean()), float(low), float(high))
 
 
-def split(history: Interactions, validation_days: int, test_days: int) -> Windows:
-    """The last days for test, those before for validation; thin data is cut by its share of interactions instead."""
-    test = start_of_last(history.times, history.end_ms, test_days)
-    validation = start_of_last(history.times[history.times < test], test, validation_days)
-    return Windows(validation, test, history.end_ms)
+def split(history: Interactions, validation_days: int, test_days: int, min_viewers: int = 0) -> Windows:
+    """The last days for test, those before for validation; where viewers are few, a window reaches further back."""
+    test = _start(history, test_days, min_viewers)
+    return Windows(_start(history.before(test), validation_days, min_viewers), test, history.end_ms)
 
 
-def start_of_last(times: np.ndarray, end_ms: int, days: int) -> int:
-    """Start of the last `days` before `end_ms`, or of the last tenth of the interactions where those days are thin."""
-    start = end_ms - days * DAY_MS
-    held = len(times) - np.searchsorted(times, start)
-    if len(times) == 0 or held >= SMALLEST_SHARE * len(times):
+def _start(history: Interactions, days: int, min_viewers: int) -> int:
+    """Start of the last `days`, or of the shortest longer window in which `min_viewers` liked something.
+
+    Where that would be more than LARGEST_SHARE of the interactions, of that share.
+    """
+    start = history.end_ms - days * DAY_MS
+    liked = np.flatnonzero(history.strengths >= POSITIVE)[::-1]  # newest first
+    _, newest = np.unique(history.users[liked], return_index=True)  # where each viewer is met first, going back
+    if len(liked) == 0 or min_viewers == 0:
         return start
-    return int(min(start, np.quantile(times, 1 - DENSE_SHARE, method="lower")))
+    reach = np.sort(newest)[min(min_viewers, len(newest)) - 1]
+    largest = np.quantile(history.times, 1 - LARGEST_SHARE, method="lower")
+    return int(min(start, max(history.times[liked[reach]], largest)))
 
 
 def _discounts(k: int) -> np.ndarray:

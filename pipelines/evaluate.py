@@ -86,7 +86,7 @@ class Evaluation:
 
 def windows(interactions: Interactions, conf: Evaluate) -> Windows:
     """The validation and the test window of a history."""
-    return ranking.split(interactions, conf.validation_days, conf.test_days)
+    return ranking.split(interactions, conf.validation_days, conf.test_days, conf.min_viewers)
 
 
 def evaluate(

@@ -89,14 +89,21 @@ def test_windows_are_the_last_days(history_of) -> None:
     assert (found.end_ms - found.test_start_ms, found.test_start_ms - found.validation_start_ms) == (14 * DAY_MS,) * 2
 
 
-def test_windows_of_thin_data_hold_a_tenth_of_it(history_of) -> None:
-    """Twenty years of which the last weeks hold next to nothing."""
-    times = np.concatenate([np.linspace(0, 7000 * DAY_MS, 1000), [7299 * DAY_MS]]).astype(np.int64)
-    history = history_of(np.zeros(1001, int), np.zeros(1001, int), viewers=1, movies=1, days=7300, times=times)
-    found = ranking.split(history, 14, 14)
-    assert 100 <= (history.times >= found.test_start_ms).sum() <= 102
-    between = (history.times >= found.validation_start_ms) & (history.times < found.test_start_ms)
-    assert 89 <= between.sum() <= 92
+def test_windows_reach_back_to_enough_viewers(history_of) -> None:
+    """Ten years in which a viewer comes every ten days and never again."""
+    viewers = np.arange(365)
+    history = history_of(viewers, viewers % 7, viewers=365, movies=7, days=3650)
+    found = ranking.split(history, 14, 14, min_viewers=50)
+    assert (history.times >= found.test_start_ms).sum() == 50
+    assert ((history.times >= found.validation_start_ms) & (history.times < found.test_start_ms)).sum() == 50
+
+
+def test_a_window_leaves_two_thirds_to_learn_from(history_of) -> None:
+    viewers = np.arange(300)
+    history = history_of(viewers, viewers % 7, viewers=300, movies=7, days=3000)
+    found = ranking.split(history, 14, 14, min_viewers=1000)
+    assert (history.times >= found.test_start_ms).sum() == pytest.approx(100, abs=1)
+    assert (history.times < found.validation_start_ms).sum() == pytest.approx(133, abs=2)
 
 
 def test_an_empty_history_has_windows(history_of) -> None:
