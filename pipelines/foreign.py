@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -24,9 +24,6 @@ from models.base import Recommender, checked_scores
 from models.interactions import Catalogue, Histories, Interactions, LiveCounts
 from models.shelf import Shelved, find
 from pipelines.wire import read
-
-if TYPE_CHECKING:
-    import optuna
 
 
 def main() -> None:
@@ -143,7 +140,8 @@ class Host:
         return self.model
 
 
-def trial_facts(trial: "optuna.trial.FrozenTrial") -> dict[str, Any]:
+def trial_facts(trial: Any) -> dict[str, Any]:
+    """An Optuna trial as plain values."""
     return {"number": trial.number, "params": trial.params, "value": trial.value, "state": trial.state.name}
 
 

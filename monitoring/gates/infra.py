@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from conf.settings import InfraGate
 from mlflow_server.ledger import Decision
-from monitoring.gates.verdict import Check, cannot_say, decide, failed, fold, passed
+from monitoring.gates.verdict import Check, cannot_say, decide, failed, fold, none_non_finite, passed
 
 GATE = "infra"
 
@@ -69,7 +69,7 @@ def answers(probe: Probe, conf: InfraGate) -> Check:
 
 
 def finite(probe: Probe, conf: InfraGate) -> Check:
-    return decide("finite", probe.non_finite, at_most=0, what="the number of NaN or infinite scores")
+    return none_non_finite("finite", probe.non_finite)
 
 
 def full(probe: Probe, conf: InfraGate) -> Check:

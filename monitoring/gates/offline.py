@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from conf.settings import OfflineGate
 from mlflow_server.ledger import Decision
 from models.ranking import Interval
-from monitoring.gates.verdict import Check, cannot_say, decide, failed, fold, passed
+from monitoring.gates.verdict import Check, cannot_say, decide, failed, fold, none_non_finite, passed
 
 GATE = "offline"
 
@@ -108,7 +108,7 @@ def enough_viewers(evidence: OfflineEvidence, conf: OfflineGate) -> Check:
 
 def finite_scores(evidence: OfflineEvidence, conf: OfflineGate) -> Check:
     """One NaN is too many: it hides what the model would have said."""
-    return decide("finite_scores", evidence.non_finite, at_most=0, what="the number of NaN or infinite scores")
+    return none_non_finite("finite_scores", evidence.non_finite)
 
 
 def above_random(evidence: OfflineEvidence, conf: OfflineGate) -> Check:

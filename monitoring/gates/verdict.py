@@ -38,6 +38,13 @@ def decide(
     )
 
 
+def none_non_finite(name: str, count: int) -> Check:
+    """No score is NaN or infinite."""
+    if count:
+        return Check(name, "fail", float(count), 0.0, f"{count:,} of its scores are NaN or infinite")
+    return Check(name, "pass", 0.0, 0.0, "no score is NaN or infinite")
+
+
 def cannot_say(name: str, reason: str) -> Check:
     return Check(name, "cannot say", None, None, reason)
 

@@ -54,7 +54,7 @@ def test_too_few_requests_cannot_say(requests: int, expected: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"non_finite": 1}, "NaN or infinite scores is 1"),
+        ({"non_finite": 1}, "1 of its scores are NaN or infinite"),
         (
             {"faults": ("the model failed on an empty history: ZeroDivisionError: division by zero",)},
             "an empty history",
