@@ -47,7 +47,8 @@ def lift(signals: np.ndarray, knots: np.ndarray, heights: np.ndarray) -> np.ndar
     """(...) float64 sum of the curves at signals (..., signals); beyond the last knots a curve stays level."""
     total = np.zeros(signals.shape[:-1])
     for column, (at, height) in enumerate(zip(knots, heights, strict=True)):
-        total += np.nan_to_num(np.interp(signals[..., column], at, height))
+        curve = np.interp(signals[..., column], at, height)
+        total += np.where(np.isnan(curve), 0.0, curve)
     return total
 
 

@@ -124,7 +124,8 @@ def read(at: Stage, histories: Histories, now_ms: int, half_life_days: float) ->
     ease_mean, ease_spread, share_mean, share_spread = at.usual
     out = np.empty((*ease.shape, len(NAMES)), np.float32)
     out[..., 0] = (ease - ease_mean) / np.maximum(ease_spread, 1e-3)
-    out[..., 1] = (tastes - at.genre_mean) @ at.item_genres
+    # Not `@`: BLAS rounds one row and many differently, and a viewer's scores must not depend on the batch.
+    out[..., 1] = np.einsum("vg,gh->vh", tastes - at.genre_mean, at.item_genres)
     out[..., 2] = 100.0 * (share - share_mean)  # per cent
     out[..., 3] = (share - share_mean) / np.maximum(share_spread, 1e-5)
     out[:, at.unknown, 0] = out[:, at.unknown, 2] = out[:, at.unknown, 3] = np.nan

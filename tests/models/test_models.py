@@ -5,6 +5,7 @@ import pytest
 from implicit.cpu.als import AlternatingLeastSquares
 from scipy.sparse import csr_matrix
 
+from models import signals
 from models.als import ALS, ALSConfig
 from models.base import slates
 from models.ease import EASE, EASEConfig, item_weights
@@ -33,11 +34,15 @@ def test_popularity_ranks_by_decayed_likings(history_of) -> None:
 
 def test_a_rerating_counts_once_with_its_newest_strength(history_of) -> None:
     """IMP-05's kind: 2 of 5, then 5 of 5, is one liking at the later time, whatever was there before."""
+    times = np.array([10, 20, 90, 99]) * DAY_MS
     history = history_of(
-        np.array([0, 0]), np.array([0, 0]), viewers=1, movies=1, times=np.array([10, 90]) * DAY_MS, strengths=[0.4, 1.0]
+        np.array([0, 0, 0, 1]), np.array([0, 0, 0, 1]), viewers=2, movies=2, times=times, strengths=[0.4, 0.8, 1.0, 1.0]
     )
     assert live_counts(history, (10.0,), 100 * DAY_MS).counts[0, 0] == pytest.approx(0.5)
-    assert live_counts(history, (10.0,), 50 * DAY_MS).counts[0, 0] == 0.0
+    assert live_counts(history, (10.0,), 95 * DAY_MS).counts[0, 0] == pytest.approx(2**-0.5)
+    assert live_counts(history, (10.0,), 30 * DAY_MS).counts[0, 0] == pytest.approx(0.5)
+    assert live_counts(history, (10.0,), 15 * DAY_MS).counts[0, 0] == 0.0
+    assert histories_of(history, np.array([0]), 95 * DAY_MS).items.tolist() == [0]
 
 
 @pytest.mark.parametrize("repeats", [False, True])
@@ -104,6 +109,27 @@ def test_the_lift_recovers_a_planted_curve_and_ignores_what_is_unknown() -> None
     np.testing.assert_allclose(lift(at, knots, heights), [0.0, 0.0, 1.0, 2.0], atol=0.2)
     np.testing.assert_allclose(np.ptp(lift(np.array([[1.0, -1.0], [1.0, 1.0]]), knots, heights)), 0.0, atol=0.1)
     assert lift(np.array([[np.nan, np.nan]]), knots, heights).tolist() == [0.0]
+
+
+def test_signals_are_centred_on_active_viewers_who_have_not_seen_the_movie(audience: Interactions) -> None:
+    learned = signals.learn(audience, signals.SignalsConfig())
+    at = signals.stage(learned, audience.catalogue, learned.columns.astype(np.int64), audience.catalogue.genre_names)
+    active = np.unique(audience.users[audience.times >= audience.end_ms - signals.ACTIVE_DAYS * DAY_MS])
+    viewers = histories_of(audience, active, audience.end_ms)
+    values = signals.read(at, viewers, audience.end_ms, signals.SignalsConfig.history_half_life_days)
+    unseen = signals.seen_by(viewers)[:, learned.columns].toarray() == 0
+    for column in (0, 2, 3):
+        means = np.where(unseen, values[..., column], 0).sum(axis=0) / unseen.sum(axis=0)
+        np.testing.assert_allclose(means, 0.0, atol=1e-3)
+    np.testing.assert_allclose(values[..., 1].mean(axis=0), 0.0, atol=1e-4)
+
+
+def test_a_movie_newer_than_the_fit_has_only_its_genres_to_go_by(audience: Interactions) -> None:
+    learned = signals.learn(audience.before(60 * DAY_MS), signals.SignalsConfig())
+    newest = np.array([len(audience.catalogue) - 1])
+    at = signals.stage(learned, audience.catalogue, newest, audience.catalogue.genre_names)
+    values = signals.read(at, histories_of(audience, np.array([3]), audience.end_ms), audience.end_ms, 60.0)[0, 0]
+    assert np.isnan(values).tolist() == [True, False, True, True]
 
 
 def test_the_ranker_learns_who_deviates_where_there_is_something_to_learn(audience: Interactions) -> None:
