@@ -19,6 +19,7 @@ from serving.shelf import Names, Ready, Shelf
 log = logging.getLogger("greenlight.serving")
 
 MODEL_SHARE = 0.7  # of the time left that the model may use; the rungs below only read memory
+OVERRUNS = 3  # on the event loop, before a model moves to the threads; one may be the machine's fault
 LOG_EVERY_S = 5.0  # a rung that is down is said again after this time, not at every request
 
 Rung = Literal["model", "precomputed", "popularity"]
@@ -109,14 +110,15 @@ async def recommend(request: Request, shelf: Shelf, metrics: Metrics) -> Slate:
 
 
 def _inline(score: Callable[[], Slate], seconds: float, shelf: Shelf) -> Slate:
-    """Score on the event loop. A model that overruns its time there is sent to the threads from then on."""
+    """Score on the event loop. A model that overruns its time there again and again is sent to the threads."""
     begun = time.monotonic()
     try:
         return score()
     finally:
         if time.monotonic() - begun > seconds:
-            shelf.inline = False
-            log.warning("scoring took longer than its %.0f ms: it moves to the thread pool", seconds * 1000)
+            shelf.overruns += 1
+            shelf.inline = shelf.overruns < OVERRUNS
+            log.warning("scoring overran its %.0f ms; time %d of %d", seconds * 1000, shelf.overruns, OVERRUNS)
 
 
 async def _pooled(score: Callable[[], Slate], seconds: float, request: Request, shelf: Shelf) -> Slate:

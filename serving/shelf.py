@@ -87,6 +87,7 @@ class Shelf:
         self.viewers: Viewers | None = None
         self.trouble = "not tried yet"
         self.inline = False
+        self.overruns = 0
         self.pool = Pool(settings.serving.pool_threads)
         self._closing = threading.Event()
         self._tried: tuple[Any, float] = (None, 0.0)

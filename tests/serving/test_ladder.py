@@ -68,9 +68,9 @@ def test_a_full_pool_steps_down_and_recovers(client: Callable) -> None:
 
 def test_a_model_that_turns_slow_on_the_loop_is_moved_to_the_pool(client: Callable) -> None:
     call = client("Moody")
-    assert call.edge.shelf.inline
-    call("GET", "/recommend/sleeps", headers={"X-Deadline-Ms": "50"})
-    assert not call.edge.shelf.inline
+    for still_inline in (True, True, False):
+        call("GET", "/recommend/sleeps", headers={"X-Deadline-Ms": "50"})
+        assert call.edge.shelf.inline is still_inline
 
 
 @pytest.mark.parametrize("harm", ["taken away", "damaged"])
