@@ -13,7 +13,6 @@ from models.interactions import DAY_MS, Interactions
 
 METRICS = ("recall", "ndcg", "mrr")
 LARGEST_SHARE = 1 / 3  # of the interactions that a window may hold: the rest is needed to learn from
-DENSE_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -110,11 +109,11 @@ def bootstrap(values: np.ndarray, level: float, resamples: int, seed: int) -> In
 
 def split(history: Interactions, validation_days: int, test_days: int, min_viewers: int = 0) -> Windows:
     """The last days for test, those before for validation; where viewers are few, a window reaches further back."""
-    test = _start(history, test_days, min_viewers)
-    return Windows(_start(history.before(test), validation_days, min_viewers), test, history.end_ms)
+    test = start_of_last(history, test_days, min_viewers)
+    return Windows(start_of_last(history.before(test), validation_days, min_viewers), test, history.end_ms)
 
 
-def _start(history: Interactions, days: int, min_viewers: int) -> int:
+def start_of_last(history: Interactions, days: int, min_viewers: int) -> int:
     """Start of the last `days`, or of the shortest longer window in which `min_viewers` liked something.
 
     Where that would be more than LARGEST_SHARE of the interactions, of that share.

@@ -49,7 +49,7 @@ def tune(
     is not finite, is marked failed and the search goes on. Started again with the same `storage`, it goes on where it
     stopped. `report` is told each trial as it ends.
     """
-    start_ms = ranking.start_of_last(interactions.times, interactions.end_ms, conf.validation_days)
+    start_ms = ranking.start_of_last(interactions, conf.validation_days, conf.min_viewers)
     study = _study(cls, interactions, start_ms, seed, storage)
     left = trials - len(study.get_trials(deepcopy=False, states=FINISHED)) if trials else None
     if (left is None and minutes is not None) or (left is not None and left > 0):

@@ -16,7 +16,7 @@ from models.interactions import DAY_MS, Catalogue, Histories, Interactions, Live
 from models.popularity import Popularity
 from pipelines.tune import tune
 
-CONF = Evaluate(validation_days=8)
+CONF = Evaluate(validation_days=8, min_viewers=100)
 
 
 @dataclass(frozen=True)
