@@ -286,10 +286,12 @@ def _own_code(folder: Path) -> list[str]:
 
 def _table(rows: Sequence[tuple[Any, str]]) -> str:
     """Versions, newest first, with their aliases, as a Markdown table."""
-    head = (
-        "| version | model | NDCG@10 (95 %) | advantage over popularity | gates | state |\n|---|---|---|---|---|---|\n"
+    head = "| version | model | NDCG@10 [interval] | advantage over popularity | gates | state |\n"
+    return (
+        head
+        + "|---|---|---|---|---|---|\n"
+        + "".join(_row(version.version, version.tags, alias) for version, alias in rows)
     )
-    return head + "".join(_row(version.version, version.tags, alias) for version, alias in rows)
 
 
 def _row(version: Any, tags: Mapping[str, str], alias: str) -> str:
@@ -359,7 +361,8 @@ def comparison(standings: Sequence[Standing]) -> "Figure":
     names = [s.model + (f" (version {s.version})" if s.version else "") for s, _ in shown]
     axes.set_yticks(range(len(shown)), names)
     axes.set_ylim(len(shown) - 0.5, -0.8)
-    axes.margins(x=0.35)
+    low, high = axes.get_xlim()
+    axes.set_xlim(low, high + 0.6 * (high - low))  # room for the words
     axes.set_xlabel("NDCG@10 on validation, day by day as deployed, with its interval over viewers")
     axes.set_title("Candidates against popularity as deployed")
     return figure

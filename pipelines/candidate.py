@@ -125,18 +125,27 @@ class Candidate(Recommender):
 
 
 _HOSTS: "weakref.WeakSet[Host]" = weakref.WeakSet()
+_STOPPED = threading.Event()
 
 
 def stop_all() -> None:
-    """Kill every candidate's process, so that whoever waits for one goes on: training was interrupted."""
+    """Kill every candidate process and start none, so that whoever waits for one goes on: training was interrupted."""
+    _STOPPED.set()
     for host in list(_HOSTS):
         host.kill()
+
+
+def allow() -> None:
+    """Candidates may start again: another training begins."""
+    _STOPPED.clear()
 
 
 class Host:
     """The process, its folder, and the conversation with it. It is killed at its time limit, with all it started."""
 
     def __init__(self, name: str, conf: Train, seed: int) -> None:
+        if _STOPPED.is_set():
+            raise CandidateFailed("the training was interrupted")
         self.name, self.minutes = name, conf.candidate_timeout_minutes
         self.folder = Path(tempfile.mkdtemp(prefix="greenlight-candidate-"))
         self._numbers, self._catalogues = itertools.count(), dict[int, tuple[Catalogue, Path]]()

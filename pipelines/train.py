@@ -34,7 +34,7 @@ from models.shelf import SHELF
 from monitoring.gates import infra, inputs, offline
 from monitoring.gates.infra import InfraEvidence
 from pipelines.attempt import METRIC, Attempt, Work, candidate, champion_again, disguised, meet_popularity, short
-from pipelines.candidate import stop_all
+from pipelines.candidate import allow, stop_all
 from pipelines.evaluate import SLICES, Evaluation, windows
 from pipelines.judge import Against, choose, evidence, reference
 from pipelines.snapshot import Snapshot, cut
@@ -137,6 +137,7 @@ class Session:
 
     def run(self, names: Sequence[str], opening: "Future[Registry]") -> Training:
         """Whatever stops it, an interrupt too, stops the candidates and closes the runs."""
+        allow()
         with ThreadPoolExecutor(self.work.settings.train.at_once) as pool:
             try:
                 return self._run(names, pool, opening)
@@ -229,6 +230,7 @@ class Session:
         for decision in decisions.values():
             self.book.record(decision)
             self.registry.decided(run, decision)
+        self.registry.measured(run, params={}, metrics=_comparisons(self.work, made, yardstick))
         refused = next(
             ((g, decisions[g].reason) for g in GATES if g in decisions and decisions[g].verdict != "pass"), None
         )
@@ -330,14 +332,16 @@ class Session:
         registry.picture([self.parent, *self.runs], standings)
         registry.mirror(self.book.ledger)
         for one in trained:
-            words = _words(one)
+            words = _words(one, outcome.rule)
             if one.version:
                 registry.tag_version(one.version, _tags(one))
                 registry.describe_version(one.version, words)
             registry.describe_run(one.run, words)
             registry.finish(one.run, one.failed)
         registry.describe_model(f"**{outcome.sentence}**")
-        registry.describe_run(self.parent, f"**{outcome.sentence}**\n\n" + "\n".join(f"- {_words(t)}" for t in trained))
+        registry.describe_run(
+            self.parent, f"**{outcome.sentence}**\n\n" + "\n".join(f"- {_words(t, outcome.rule)}" for t in trained)
+        )
         registry.finish(self.parent)
 
     @contextmanager
@@ -473,6 +477,18 @@ def _advantage(work: Work, made: Attempt, yardstick: Attempt) -> Interval | None
     return work.difference(made.evaluation, yardstick.evaluation)
 
 
+def _comparisons(work: Work, made: Attempt, yardstick: Attempt) -> dict[str, float | Interval]:
+    """What is known once popularity and the test window are: the advantage, and quality on test."""
+    found: dict[str, float | Interval] = {}
+    if (ahead := _advantage(work, made, yardstick)) is not None:
+        found["advantage"] = ahead
+    if made.test is not None and yardstick.test is not None:
+        found["test_ndcg_at_10"] = made.test.interval(METRIC, work.settings.evaluate)
+        if made is not yardstick:
+            found["test_advantage"] = work.difference(made.test, yardstick.test)
+    return found
+
+
 def _diverged(made: Attempt) -> str:
     faults = made.evaluation.non_finite if made.evaluation else 0
     return f"diverged: {faults:,} of its scores are NaN or infinite" if faults else ""
@@ -484,7 +500,8 @@ def _measured(made: Attempt) -> dict[str, float]:
 
 
 def _tags(one: Trained) -> dict[str, str]:
-    verdict = f"refused by {one.refused[0]}: {one.refused[1]}" if one.refused else one.state
+    first = one.refused[1].split("; ")[0] if one.refused else ""
+    verdict = f"refused by {one.refused[0]}: {first}" if one.refused else one.state
     gates = {f"gate.{gate}": decision.verdict for gate, decision in one.decisions.items()}
     return {
         **gates,
@@ -495,15 +512,15 @@ def _tags(one: Trained) -> dict[str, str]:
     }
 
 
-def _words(one: Trained) -> str:
-    """One candidate in words, for its run and its version."""
+def _words(one: Trained, rule: str) -> str:
+    """One candidate in words, for its run and its version; `rule` put the champion in charge."""
     name = f"version {one.version} ({one.name})" if one.version else one.name
     if one.failed:
         return f"{name} failed: {one.failed}"
     quality = f"NDCG@10 {ranged(one.quality)} on validation"
     ahead = f", {signed(one.advantage)} against popularity" if one.advantage else ""
     ends = {
-        "champion": "It is the champion.",
+        "champion": f"It is the champion. {_capital(rule)}.",
         "challenger": "It is the challenger: promote it when the A/B test says so.",
         "passed": "Its gates passed.",
         "refused": f"Do not promote it. Refused by gate {one.refused[0]}: {one.refused[1]}." if one.refused else "",
@@ -514,7 +531,7 @@ def _words(one: Trained) -> str:
 def _sentence(winner: Trained | None, alias: str, rule: str, incumbent: int | None, trained: Sequence[Trained]) -> str:
     """The one sentence that names the version to promote, or who is in charge, and why."""
     if winner and alias == "champion":
-        return f"Version {winner.version} ({winner.name}) is champion. {rule[0].upper()}{rule[1:]}."
+        return f"Version {winner.version} ({winner.name}) is champion. {_capital(rule)}."
     if winner:
         return f"Version {winner.version} ({winner.name}) is challenger to champion version {incumbent}: it {rule}."
     if incumbent is not None:
@@ -522,6 +539,10 @@ def _sentence(winner: Trained | None, alias: str, rule: str, incumbent: int | No
         return f"Version {incumbent} stays champion: {why}."
     refusals = "; ".join(f"{t.name} by {t.refused[0]}: {t.refused[1]}" for t in trained if t.refused)
     return f"Nobody passed, so there is no champion: {refusals or 'no gate passed'}."
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _first_line(why: BaseException) -> str:

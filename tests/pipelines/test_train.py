@@ -278,6 +278,18 @@ def test_candidates_end_with_a_training_that_was_killed(fresh_home: Callable[[],
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
 
 
+def test_an_interrupt_ends_it_soon_and_closes_its_runs(fresh_home: Callable[[], Home]) -> None:
+    home = fresh_home()
+    victim = _victim(home, animal("hangs", "Hangs"))
+    assert any("is version 1" in line for line in victim.stdout or ())
+    victim.send_signal(signal.SIGINT)
+    victim.communicate(timeout=60)
+    assert victim.returncode != 0
+    with sqlite3.connect(home.registry) as database:
+        found = database.execute("select status, count(*) from runs group by status").fetchall()
+    assert {status for status, _ in found} <= {"FAILED", "FINISHED"}  # trials are finished
+
+
 def _children(pid: int) -> list[int]:
     found = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(child) for file in found for child in file.read_text().split()]
