@@ -48,6 +48,8 @@ class RankerConfig:
     smoothness: float = 30.0  # penalty on the bends of the lift's curves
     min_positives: int = 300  # likings among the rows; with fewer there is nothing to learn and popularity is served
     discovery: bool = True  # the tenth place shows a movie near the viewer's history that is not hot
+    discovery_items: int = 5000  # it is chosen among the most popular ones: so many cover a tenth of the catalogue
+    discovery_half_life_days: float = 365.0  # by this half-life
     neighbours: int = 30  # of each movie, for the discovery place
     max_items: int = 1500  # history side of the signals; 2,500 is no better and twice as slow to fit
 
@@ -83,7 +85,9 @@ class Ranker(Recommender):
         self.genre_names = list(history.catalogue.genre_names)
         self.knots, self.heights = self._learn_lift(history)
         self._signals = signals.learn(history, self._signals_config())
-        self.similar = nearest(history, self._signals.rows, self.config.neighbours)
+        liked = live_counts(history, (self.config.discovery_half_life_days,), history.end_ms).counts[0]
+        among = most_popular(liked, self.config.discovery_items, history.catalogue.tie_breaks)
+        self.similar = nearest(history, among, self.config.neighbours)
         self._stage = None
         return self
 
