@@ -58,7 +58,9 @@ def demo(
     board = run(Home.from_environment(".greenlight/demo"), load(), source=source, seed=seed, once=once)
     if as_json:
         _print(board, as_json=True)
-    return 0 if all(step["ok"] for step in board["steps"]) else WRONG
+    if not all(step["ok"] for step in board["steps"]):
+        return WRONG
+    return REFUSED if any(refused["gate"] == "inputs" for refused in board["refused"]) else 0
 
 
 @app.command()

@@ -5,11 +5,9 @@ Every step is the production code. The home is a demo's own and is emptied first
 
 import json
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +24,7 @@ from pipelines.callers import Answers, Callers
 from pipelines.data import import_data
 from pipelines.package import package_champion
 from pipelines.scoreboard import show
-from pipelines.serve import Server, serve
+from pipelines.serve import Server, serve, serve_registry
 from pipelines.snapshot import Snapshot, cut
 from pipelines.story import Story
 from pipelines.train import Training, train
@@ -60,7 +58,8 @@ class Demo:
         snapshot = self.snapshot()
         training = self.train()
         self.gates(training)
-        self.refusal(training)
+        if training.candidates:
+            self.refusal(training)
         if self.champion(training) is None:
             return
         self.bento(training)
@@ -98,11 +97,14 @@ class Demo:
 
     def gates(self, training: Training) -> None:
         with self.story.step("gates", "pure functions of evidence: inputs, offline, infra; only a pass opens") as step:
-            verdicts = {c.name: {g: d.verdict for g, d in c.decisions.items()} for c in training.candidates}
-            step.note = f"inputs {training.inputs.verdict}; " + "; ".join(
-                f"{name}: " + ", ".join(f"{gate} {verdict}" for gate, verdict in by_gate.items())
-                for name, by_gate in verdicts.items()
-            )
+            step.note = f"inputs {training.inputs.verdict}"
+            if training.inputs.verdict != "pass":
+                self.board["refused"] = [
+                    {"candidate": "snapshot", "gate": training.inputs.gate, "reason": training.inputs.reason}
+                ]
+            for made in training.candidates:
+                verdicts = (f"{gate} {d.verdict}" for gate, d in made.decisions.items() if gate != training.inputs.gate)
+                step.note += f"; {made.name}: {', '.join(verdicts) or made.failed}"
 
     def refusal(self, training: Training) -> None:
         with self.story.step("a bad candidate", "one with a sign error was slipped in: who stops it?") as step:
@@ -144,7 +146,11 @@ class Demo:
             viewer = viewers_of(snapshot, 1)[0]
             answer = httpx.get(f"{server.url}/recommend/{viewer}", params={"k": 10}, trust_env=False)
             request = answer.headers["X-Request-Id"]
-            self.board |= {"first_recommendation_s": round(self.story.elapsed, 1), "request_id": request}
+            self.board |= {
+                "first_recommendation_s": round(self.story.elapsed, 1),
+                "request_id": request,
+                "viewer": viewer,
+            }
             trace = _within(lambda: explain(self.home, request), "the slate did not reach the journal")
             titles = _titles(snapshot.interactions.catalogue, answer.text.strip().split(",")[:3])
             step.note = (
@@ -217,33 +223,12 @@ def _stay(demo: Demo, server: Server) -> None:
     _save(demo)
     out = Console(highlight=False)
     show(demo.board, out)
-    port = demo.settings.registry.port
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", demo.home.registry_uri]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    with (demo.home.root / "registry.log").open("ab") as log:
-        quiet = demo.home.environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true")
-        registry = subprocess.Popen(command, env=quiet, stdout=log, stderr=log, start_new_session=True)
-    out.print(
-        f"API       {server.url}/recommend/42\nregistry  http://127.0.0.1:{port}/#/models/{demo.settings.registry.name}"
-    )
-    out.print("Ctrl-C ends both.")
-    try:
-        registry.wait()
-        out.print(f"the registry ended: see {demo.home.root / 'registry.log'}; the API stays up")
-        server.process.wait()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        _end(registry)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    family = [*psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
-    process.terminate()
-    for child in family:
-        if child.is_running():
-            child.terminate()
-    process.wait()
+    with serve_registry(demo.home, demo.settings) as registry:
+        out.print(f"API       {server.url}/recommend/{demo.board['viewer']}")
+        out.print(f"registry  {registry.url}/#/models/{demo.settings.registry.name}")
+        out.print("Ctrl-C ends both.")
+        with suppress(KeyboardInterrupt):
+            server.process.wait()
 
 
 def _weights(home: Home) -> Path:

@@ -1,4 +1,4 @@
-"""Run `bentoml serve` on a packaged release, as a child process with its own process group."""
+"""The two servers as child processes, each in a process group of its own: `bentoml serve` and MLflow's."""
 
 import os
 import signal
@@ -68,33 +68,50 @@ class Server:
 
 
 def serve(home: Home, settings: Settings, tag: str = "greenlight:latest", port: int | None = None) -> Server:
-    """Start the server and wait until it answers. `port` 0 takes a free one; without, the settings' own.
+    """Start `bentoml serve` and wait until it answers. `port` 0 takes a free one; without, the settings' own.
 
     ServeError where the port is taken, or the server ends or does not answer: with the end of its log.
     """
     host, port = settings.serving.host, settings.serving.port if port is None else port
-    port = _free_port(host, port)
+    port = _free_port(host, port, "GREENLIGHT_SERVING__PORT")
     folder = home.root / "serving"  # an empty working directory, so that no file there is taken for a module
     folder.mkdir(parents=True, exist_ok=True)
-    log = home.root / "serving.log"
-    command = [sys.executable, "-m", "bentoml", "serve", tag, "--host", host, "--port", str(port)]
     environment = home.environment(
         GREENLIGHT_SERVING__WORKERS=str(settings.serving.workers), GREENLIGHT_CLOCK=settings.clock
     )
+    command = ["bentoml", "serve", tag, "--host", host, "--port", str(port)]
+    return _started(command, f"http://{host}:{port}", folder, environment, home.root / "serving.log")
+
+
+def serve_registry(home: Home, settings: Settings, port: int | None = None) -> Server:
+    """Start MLflow's server on the home's registry, on loopback, and wait until it answers. Errors as for `serve`."""
+    port = _free_port("127.0.0.1", settings.registry.port if port is None else port, "GREENLIGHT_REGISTRY__PORT")
+    environment = home.environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true")
+    command = ["mlflow", "server", "--backend-store-uri", home.registry_uri, "--workers", "1"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    return _started(command, f"http://127.0.0.1:{port}", home.root, environment, home.root / "registry.log")
+
+
+def _started(command: list[str], url: str, folder: Path, environment: dict[str, str], log: Path) -> Server:
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True
+            [sys.executable, "-m", *command],
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
-    server = Server(f"http://{host}:{port}", process, log)
+    server = Server(url, process, log)
     try:
-        _wait(server, log.stat().st_size)
+        _wait(server)
     except BaseException:
         server.stop()
         raise
     return server
 
 
-def _free_port(host: str, port: int) -> int:
+def _free_port(host: str, port: int, setting: str) -> int:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -102,20 +119,20 @@ def _free_port(host: str, port: int) -> int:
         except OSError as why:
             raise ServeError(
                 f"port {port} on {host} cannot be used ({os.strerror(why.errno or 0)}): "
-                "stop what listens there, or set GREENLIGHT_SERVING__PORT to another"
+                f"stop what listens there, or set {setting} to another"
             ) from why
         return probe.getsockname()[1]
 
 
-def _wait(server: Server, log_from: int) -> None:
+def _wait(server: Server) -> None:
     until = time.monotonic() + START_S
     while time.monotonic() < until:
         if server.process.poll() is not None:
             raise ServeError(f"the server ended at once: {_tail(server.log)}")
         try:
-            server.readiness()
+            httpx.get(f"{server.url}/health", timeout=5, trust_env=False)
             return
-        except (httpx.TransportError, ValueError):
+        except httpx.TransportError:
             time.sleep(0.1)
     raise ServeError(f"the server did not answer within {START_S:g} s: {_tail(server.log)}")
 

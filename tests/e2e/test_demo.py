@@ -1,0 +1,140 @@
+"""The whole loop as a newcomer runs it, and what it leaves behind: everything after it works with all servers down."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from conf.home import Home
+from conf.settings import Settings
+from pipelines.serve import serve_registry
+
+ROOT = Path(__file__).parents[2]
+STEPS = [
+    *("events in", "snapshot", "train", "gates", "a bad candidate", "first champion", "Bento", "serve"),
+    *("first slate", "weights gone", "back"),
+]
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(600), pytest.mark.xdist_group("demo")]
+
+
+def greenlight(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "GREENLIGHT_HOME": str(home), "GREENLIGHT_SERVING__PORT": "0"}
+    command = [sys.executable, "-m", "greenlight", *words]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which the demo has been told on the real ratings in this repository."""
+    home = tmp_path_factory.mktemp("demo") / "home"
+    done = greenlight(home, "demo", "--once")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "first recommendation after" in done.stdout
+    return home
+
+
+@pytest.fixture(scope="module")
+def board(told: Path) -> dict[str, Any]:
+    return json.loads((told / "demo.json").read_text())
+
+
+def test_every_step_succeeds_in_order(board: dict[str, Any]) -> None:
+    assert [step["name"] for step in board["steps"]] == STEPS
+    assert all(step["ok"] and step["note"] for step in board["steps"])
+    assert 0 < board["first_recommendation_s"] <= board["total_s"]
+
+
+def test_the_bad_candidate_was_refused_with_the_reason(board: dict[str, Any]) -> None:
+    refused = {one["candidate"]: one for one in board["refused"]}
+    assert refused["UpsideDown"]["gate"] == "offline"
+    assert "random" in refused["UpsideDown"]["reason"]
+
+
+def test_no_request_failed_while_a_worker_was_killed(board: dict[str, Any]) -> None:
+    back = board["steps"][-1]["note"]
+    assert " 0 failed" in back
+    assert "precomputed" in back
+
+
+def test_why_traces_the_first_slate(told: Path, board: dict[str, Any]) -> None:
+    trace = json.loads(greenlight(told, "why", board["request_id"], "--json").stdout)
+    assert trace["request_id"] == board["request_id"]
+    assert (trace["rung"], trace["arm"]) == ("model", "champion")
+    assert trace["model_version"] == board["champion"]["version"]
+    assert {gate: d["verdict"] for gate, d in trace["gates"].items()} == dict.fromkeys(
+        ("inputs", "offline", "infra"), "pass"
+    )
+    assert (told / "snapshots" / trace["snapshot"]).is_dir()
+    assert (told / "releases" / trace["release"]).is_dir()
+    assert trace["commit"]
+
+
+def test_why_traces_a_slate_from_a_lower_rung(told: Path, board: dict[str, Any]) -> None:
+    everything = greenlight(told, "data", "export", "-").stdout.splitlines()
+    rows = [json.loads(line) for line in everything if '"impression"' in line]
+    lower = next(row for row in rows if row["rung"] == "precomputed")
+    trace = json.loads(greenlight(told, "why", lower["event_id"], "--json").stdout)
+    assert (trace["rung"], trace["model_version"]) == ("precomputed", board["champion"]["version"])
+    assert set(lower["propensities"]) == {1.0}
+
+
+def test_the_ledger_and_every_part_hold_afterwards(told: Path) -> None:
+    assert json.loads(greenlight(told, "ledger", "--verify", "--json").stdout)["holds"]
+    status = greenlight(told, "status", "--json")
+    assert status.returncode == 0
+    assert {part["state"] for part in json.loads(status.stdout)["parts"]} == {"ok"}
+
+
+def test_no_server_is_left_behind(told: Path) -> None:
+    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(told) not in running
+
+
+@pytest.fixture(scope="module")
+def registry(told: Path) -> Iterator[str]:
+    with serve_registry(Home(told), Settings(), port=0) as server:
+        yield server.url
+
+
+def test_the_registry_page_names_the_champion_and_why(
+    registry: str, board: dict[str, Any], need, tmp_path: Path
+) -> None:
+    """Someone who sees only this page names the version to promote and why."""
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    flags += [
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path}",
+        "--virtual-time-budget=20000",
+    ]
+    command = [need("chromium"), *flags, "--window-size=1700,1100", "--dump-dom", f"{registry}/#/models/recommender"]
+    page = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    champion = board["champion"]
+    assert f"Version {champion['version']} ({champion['model']}) is champion" in page
+    assert "refused by offline" in page
+
+
+def test_the_registry_has_each_candidate_as_a_run(registry: str) -> None:
+    found = httpx.post(
+        f"{registry}/api/2.0/mlflow/registered-models/get-latest-versions", json={"name": "recommender"}
+    ).json()
+    assert found["model_versions"]
+
+
+def test_a_source_too_small_to_learn_from_ends_honestly(tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_text(
+        "userId,movieId,rating,timestamp\n" + "".join(f"{u},{u % 3},4.0,{1_700_000_000 + u}\n" for u in range(30))
+    )
+    done = greenlight(tmp_path / "home", "demo", "--once", "--data", str(tmp_path / "ratings.csv"))
+    assert done.returncode == 1
+    board = json.loads((tmp_path / "home" / "demo.json").read_text())
+    assert board["champion"] is None
+    assert board["refused"][0]["gate"] == "inputs"
+    assert "request_id" in board
