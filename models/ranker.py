@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from scipy.sparse import csr_array
+from threadpoolctl import threadpool_limits
 
 from events.event import POSITIVE
 from models import signals
@@ -83,7 +84,8 @@ class Ranker(Recommender):
     def fit(self, history: Interactions) -> Self:
         self.half_life_days = self.config.half_life_days or best_half_life(history, CHOICE_DAYS)
         self.genre_names = list(history.catalogue.genre_names)
-        self.knots, self.heights = self._learn_lift(history)
+        with threadpool_limits(1, "blas"):  # small products: a second thread only waits, by spinning
+            self.knots, self.heights = self._learn_lift(history)
         self._signals = signals.learn(history, self._signals_config())
         liked = live_counts(history, (self.config.discovery_half_life_days,), history.end_ms).counts[0]
         among = most_popular(liked, self.config.discovery_items, history.catalogue.tie_breaks)
