@@ -7,6 +7,7 @@ to import and to make its database, so it is imported where it is used, and `Reg
 import json
 import logging
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -366,3 +367,7 @@ def comparison(standings: Sequence[Standing]) -> "Figure":
     axes.set_xlabel("NDCG@10 on validation, day by day as deployed, with its interval over viewers")
     axes.set_title("Candidates against popularity as deployed")
     return figure
+
+
+if __name__ == "__main__":  # `python -m mlflow_server.registry HOME` makes a home's database ahead of its first use
+    Registry(Home(Path(sys.argv[1])))

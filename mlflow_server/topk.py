@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlflow_server.viewers import batch
-from models.base import Recommender, slates
+from models.base import Recommender
 from models.interactions import Histories, LiveCounts
 
 K = 50
@@ -48,7 +48,7 @@ def precompute(
             break
         stop = min(done + size, viewers)
         try:
-            made = slates(model, batch(histories, done, stop), live, now_ms, K)
+            made = model.slates(batch(histories, done, stop), live, now_ms, K)
         except Exception as why:  # noqa: BLE001 - a model's own code runs here and may raise anything
             note = f"{done} of {viewers} viewers: the model raised {type(why).__name__}: {why}"
             break

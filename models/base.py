@@ -75,6 +75,10 @@ class Recommender(ABC):
         """Scores (viewers, items) for the discovery place, -inf at hot items; None where the model has none."""
         return None
 
+    def slates(self, histories: Histories, live: LiveCounts, now_ms: int, k: int) -> "Slates":
+        """Slates of the viewers by the rules below. No model overrides it; one that answers from elsewhere does."""
+        return slates(self, histories, live, now_ms, k)
+
     def save(self, folder: Path) -> None:
         """Write what `fit` learned: arrays as `.npy`, sparse matrices as three of them, plain values as JSON."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ import numpy as np
 from conf.environment import for_foreign_code
 from conf.errors import PlainError
 from conf.settings import Evaluate, Train
-from models.base import Recommender
+from models.base import Recommender, Slates
 from models.interactions import Catalogue, Histories, Interactions, LiveCounts
 from models.shelf import Shelved
 from pipelines import wire
@@ -95,10 +95,22 @@ class Candidate(Recommender):
         return self
 
     def score(self, histories: Histories, live: LiveCounts, now_ms: int) -> np.ndarray:
-        return self._scores("score", histories, live, now_ms)
+        raise NotImplementedError("a candidate's scores stay in its process: ask for slates")
 
-    def discover(self, histories: Histories, live: LiveCounts, now_ms: int) -> np.ndarray | None:
-        return self._scores("discover", histories, live, now_ms)
+    def slates(self, histories: Histories, live: LiveCounts, now_ms: int, k: int) -> Slates:
+        """Made in its process by the rules of models/base.py; what comes back is checked against them."""
+        host, shape = self._host, (len(histories), k)
+        told = host.ask("slates", histories=host.send(histories), live=host.send(live), now_ms=now_ms, k=k)
+        items, scores = (np.load(host.folder / f"{name}.npy", allow_pickle=False) for name in ("items", "scores"))
+        size = len(live.catalogue)
+        if items.shape != shape or scores.shape != shape or items.min(initial=-1) < -1 or items.max(initial=-1) >= size:
+            raise CandidateFailed("its process answered with something that is no slate")
+        row = np.repeat(np.arange(len(histories)), np.diff(histories.seen_indptr))
+        if np.isin(
+            (np.arange(len(histories))[:, None] * size + items)[items >= 0], row * size + histories.seen_items
+        ).any():
+            raise CandidateFailed("its process answered with movies that the viewers have seen")
+        return Slates(items, scores, int(told["non_finite"]))
 
     def save(self, folder: Path) -> None:
         self._host.ask("save", folder=str(folder))
@@ -114,14 +126,6 @@ class Candidate(Recommender):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _scores(self, method: str, histories: Histories, live: LiveCounts, now_ms: int) -> Any:
-        host = self._host
-        place = host.folder / f"{method}.answer"
-        told = host.ask(method, histories=host.send(histories), live=host.send(live), now_ms=now_ms, answer=str(place))
-        if told.get("none"):
-            return None
-        return np.memmap(place, dtype=np.dtype(told["dtype"]), mode="r", shape=tuple(told["shape"]))
 
 
 _HOSTS: "weakref.WeakSet[Host]" = weakref.WeakSet()

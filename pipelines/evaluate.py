@@ -16,7 +16,7 @@ import numpy as np
 from conf.settings import Evaluate
 from events.event import POSITIVE
 from models import ranking
-from models.base import Recommender, slates
+from models.base import Recommender
 from models.interactions import DAY_MS, Interactions, LiveCounts, histories_of, live_counts, roll_forward
 from models.ranking import Interval, Windows
 
@@ -185,7 +185,7 @@ def _one_day(model: Recommender, interactions: Interactions, start_ms: int, end_
         if known is not past:
             today = histories_of(past, viewers[chunk : chunk + CHUNK], start_ms)
             histories = replace(histories, seen_indptr=today.seen_indptr, seen_items=today.seen_items)
-        answer = slates(model, histories, live, live.as_of_ms, max(CUTS))
+        answer = model.slates(histories, live, live.as_of_ms, max(CUTS))
         items.append(answer.items)
         lengths.append(np.diff(histories.seen_indptr))
         faults += answer.non_finite

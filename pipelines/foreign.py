@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from models.base import Recommender, checked_scores
+from models.base import Recommender, slates
 from models.interactions import Catalogue, Histories, Interactions, LiveCounts
 from models.shelf import Shelved, find
 from pipelines.wire import read
@@ -111,28 +111,17 @@ class Host:
             raise ValueError(f"half_lives_days must be positive numbers, got {half_lives}")
         return {"half_lives_days": half_lives}
 
-    def score(self, histories: str, live: str, now_ms: int, answer: str) -> dict[str, Any]:
-        return self._ask(self._made().score, histories, live, now_ms, answer, "score")
-
-    def discover(self, histories: str, live: str, now_ms: int, answer: str) -> dict[str, Any]:
-        return self._ask(self._made().discover, histories, live, now_ms, answer, "discover")
+    def slates(self, histories: str, live: str, now_ms: int, k: int) -> dict[str, Any]:
+        """Slates of a batch, left as `items.npy` and `scores.npy` beside the batch."""
+        batch = read(Path(histories), Histories, self.catalogues)
+        made = slates(self._made(), batch, read(Path(live), LiveCounts, self.catalogues), now_ms, k)
+        for name in ("items", "scores"):
+            np.save(Path(histories).parent / f"{name}.npy", getattr(made, name), allow_pickle=False)
+        return {"non_finite": made.non_finite}
 
     def save(self, folder: str) -> dict[str, Any]:
         self._made().save(Path(folder))
         return {}
-
-    def _ask(
-        self, method: Callable[..., Any], histories: str, live: str, now_ms: int, answer: str, name: str
-    ) -> dict[str, Any]:
-        batch = read(Path(histories), Histories, self.catalogues)
-        counts = read(Path(live), LiveCounts, self.catalogues)
-        given = method(batch, counts, now_ms)
-        if given is None and name == "discover":
-            return {"none": True}
-        scores = checked_scores(given, len(batch), len(counts.catalogue), name)
-        with open(answer, "r+b" if Path(answer).exists() else "w+b") as file:  # written over: its pages stay in memory
-            np.ascontiguousarray(scores).tofile(file)
-        return {"dtype": scores.dtype.str, "shape": scores.shape}
 
     def _made(self) -> Recommender:
         if self.model is None:

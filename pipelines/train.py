@@ -151,7 +151,10 @@ class Session:
     def _run(self, names: Sequence[str], pool: ThreadPoolExecutor, opening: "Future[Registry]") -> Training:
         with self._timed("attempts"):
             yardstick = pool.submit(meet_popularity, self.work)
-            others = [pool.submit(candidate, self.work, name, partial(_half_life, yardstick)) for name in names]
+            # the last named go first: people list from simple to complex, and the longest must not start last
+            others = [pool.submit(candidate, self.work, n, partial(_half_life, yardstick)) for n in reversed(names)][
+                ::-1
+            ]
             old = self._champion_again(pool)
             self.registry = opening.result()
             self.runs = self._start_runs([short(name) for name in ("popularity", *names)])
