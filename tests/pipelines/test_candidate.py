@@ -80,7 +80,7 @@ def made(tmp_path: Path) -> Iterator[Callable[..., Candidate]]:
 def asked(candidate: Candidate, history: Interactions) -> np.ndarray:
     histories = histories_of(history, np.arange(5), history.end_ms)
     live = live_counts(history, candidate.half_lives_days, history.end_ms)
-    return slates(candidate, histories, live, history.end_ms, 12).items
+    return candidate.slates(histories, live, history.end_ms, 12).items
 
 
 def test_it_answers_as_the_same_model_here(history: Interactions) -> None:
@@ -106,6 +106,18 @@ def test_what_it_prints_disturbs_nothing(made: Callable[..., Candidate], history
     noisy = "print('{\"fault\": \"no\"}', flush=True); os.write(1, b'noise\\n'); sys.stderr.write('x' * 100_000)"
     candidate = made(fit=noisy, score=noisy).fit(history)
     assert asked(candidate, history).shape == (5, 12)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"), [("np.arange(k)", "have seen"), ("np.full(k, 10_000)", "no slate")], ids=["seen", "unknown"]
+)
+def test_slates_against_the_rules_are_noticed(
+    made: Callable[..., Candidate], history: Interactions, answer: str, says: str
+) -> None:
+    """Slates are made in its process, where its code could change how."""
+    tamper = f"import models.base; models.base.top = lambda scores, k, ties: {answer}"
+    with pytest.raises(CandidateFailed, match=says):
+        asked(made(score=tamper).fit(history), history)
 
 
 def test_it_is_told_only_the_past(made: Callable[..., Candidate], history: Interactions) -> None:
