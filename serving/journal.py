@@ -20,7 +20,7 @@ from serving.metrics import Metrics
 
 log = logging.getLogger("greenlight.serving")
 
-EVERY_S = 0.05  # the writer gathers this long: one commit for many impressions
+EVERY_S = 0.2  # the writer gathers this long: a commit costs a sync of the disk, however many impressions it holds
 BATCH = 5000
 RETRY_S = 1.0  # after the log could not be written
 LAST_TRY_S = 3.0  # the longest that closing waits for the log

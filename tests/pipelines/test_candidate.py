@@ -109,7 +109,7 @@ def test_what_it_prints_disturbs_nothing(made: Callable[..., Candidate], history
 
 
 @pytest.mark.parametrize(
-    ("answer", "says"), [("np.arange(k)", "have seen"), ("np.full(k, 10_000)", "no slate")], ids=["seen", "unknown"]
+    ("answer", "says"), [("np.arange(k)", "have seen"), ("np.full(k, -5)", "no slate")], ids=["seen", "unknown"]
 )
 def test_slates_against_the_rules_are_noticed(
     made: Callable[..., Candidate], history: Interactions, answer: str, says: str
