@@ -17,7 +17,13 @@ from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings, load
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help=__doc__,
+)
 data = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Bring events in, give them back.")
 app.add_typer(data, name="data")
 

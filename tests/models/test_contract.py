@@ -10,8 +10,8 @@ from models import shelf
 from models.base import Recommender, settings_of, slates
 from models.interactions import Catalogue, Histories, Interactions, LiveCounts, histories_of, live_counts
 
-MODELS = (*shelf.SHELF, f"{Path(__file__).parent / 'outside.py'}:LastSeen")
-KNOW_TASTE = tuple(name for name in MODELS if name not in ("popularity", "ranker"))  # alone by what viewers did
+MODELS = (*shelf.SHELF, f"{Path(__file__).parent / 'neighbours.py'}:Neighbours")
+KNOW_TASTE = ("ease", "als")  # alone; the others begin with what everyone likes
 ALLOWED = {".npy", ".json", ".txt", ".safetensors", ".onnx"}
 
 
