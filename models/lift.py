@@ -1,46 +1,34 @@
-"""An additive lift on a known rate: logit P(liked) = offset + sum over signals of a smooth curve of that signal.
+"""An additive lift on a known rate: log P(liked) = log rate + sum over signals of a curve of that signal.
 
-Each curve is piecewise linear between knots at the signal's quantiles; the weights come from penalised logistic
-regression with an offset (iteratively reweighted least squares; the penalty is on the curve's bends, as in P-splines,
-Eilers and Marx 1996). NumPy alone: boosted trees on the same rows are hardly better (docs/models.md), but their library
-takes seconds of processor time to import in every process that serves.
+Each curve is piecewise linear between knots at the signal's quantiles (scikit-learn's SplineTransformer). The heights
+come from a Poisson regression of liked / rate weighted by rate, which is how scikit-learn takes a rate as offset.
+scikit-learn takes seconds of processor time to import, so only `fit_curves` does: what serves needs knots and heights.
 """
 
 import numpy as np
 
 QUANTILES = np.array(
     [0.002, 0.13, 0.26, 0.39, 0.52, 0.65, 0.78, 0.9, 0.95, 0.98, 0.99, 0.997, 0.9995]
-)  # dense in the tail
+)  # dense in the tail, where the movies are that a slate is made of
 SAMPLE = 100_000  # rows that place the knots
-RIDGE = 1.0  # keeps the curves' common level from drifting
-STEPS = 25  # of Newton's method at most; it has converged after about eight
-LONGEST = 1.0  # change of a height in one step: from rare to likely a full step overshoots and never comes back
-CONVERGED = 1e-3
-CHUNK = 50_000  # rows whose basis is held at once
 
 
 def fit_curves(
-    signals: np.ndarray, liked: np.ndarray, offset: np.ndarray, weight: np.ndarray, smoothness: float
+    signals: np.ndarray, liked: np.ndarray, rate: np.ndarray, weight: np.ndarray, l2: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Knots and heights, (signals, knots) float64 each, from rows (n, signals); nan signals say nothing."""
+    """Knots and heights, (signals, knots) float64 each, from rows (n, signals); nan signals say nothing.
+
+    l2 pulls heights towards 0: so many expected likings beside a knot count as much as the pull.
+    """
+    from sklearn.linear_model import PoissonRegressor
+    from sklearn.preprocessing import SplineTransformer
+
     knots = np.stack([_knots(signals[:: max(len(signals) // SAMPLE, 1), column]) for column in range(signals.shape[1])])
-    bend = np.diff(np.eye(knots.shape[1]), 2, axis=0)
-    penalty = np.kron(np.eye(len(knots)), smoothness * bend.T @ bend) + RIDGE * np.eye(knots.size)
-    heights = np.zeros(knots.size)
-    for _ in range(STEPS):
-        hessian, gradient = penalty.copy(), -penalty @ heights
-        for start in range(0, len(liked), CHUNK):
-            part = slice(start, start + CHUNK)
-            basis = _basis(signals[part], knots)  # (rows, signals x knots)
-            rate = 1.0 / (1.0 + np.exp(-(basis @ heights + offset[part])))
-            hessian += (basis * (weight[part] * rate * (1.0 - rate)).astype(np.float32)[:, None]).T @ basis
-            gradient += basis.T @ (weight[part] * (liked[part] - rate))
-        step = np.linalg.solve(hessian, gradient)
-        longest = float(np.abs(step).max())
-        heights += step * min(1.0, LONGEST / max(longest, LONGEST))
-        if longest < CONVERGED:
-            break
-    return knots, heights.reshape(knots.shape)
+    curves = SplineTransformer(degree=1, knots=knots.T, extrapolation="constant", handle_missing="zeros")
+    expected = weight * rate
+    model = PoissonRegressor(alpha=l2 / expected.sum(), fit_intercept=False, solver="newton-cholesky")
+    model.fit(curves.fit_transform(signals), liked / rate, sample_weight=expected)
+    return knots, model.coef_.reshape(knots.shape)
 
 
 def lift(signals: np.ndarray, knots: np.ndarray, heights: np.ndarray) -> np.ndarray:
@@ -59,17 +47,3 @@ def _knots(values: np.ndarray) -> np.ndarray:
         return np.arange(len(QUANTILES), dtype=np.float64)
     apart = 1e-6 * max(1.0, float(np.ptp(known))) * np.arange(len(QUANTILES))  # equal quantiles are moved apart
     return np.maximum.accumulate(np.quantile(known, QUANTILES)) + apart
-
-
-def _basis(signals: np.ndarray, knots: np.ndarray) -> np.ndarray:
-    """(rows, signals x knots) float32: each value is shared between the two knots around it; zero where nan."""
-    out = np.zeros((len(signals), *knots.shape), np.float32)
-    row = np.arange(len(signals))
-    for column, at in enumerate(knots):
-        value = np.clip(signals[:, column], at[0], at[-1])
-        known = ~np.isnan(value)
-        left = np.clip(np.searchsorted(at, np.where(known, value, at[0]), side="right") - 1, 0, len(at) - 2)
-        share = (value - at[left]) / (at[left + 1] - at[left])
-        out[row, column, left] = np.where(known, 1.0 - share, 0.0)
-        out[row, column, left + 1] = np.where(known, share, 0.0)
-    return out.reshape(len(signals), -1)

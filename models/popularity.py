@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PopularityConfig:
-    half_life_days: float = 1.05  # how fast a liking fades; movies are news: the best of validation on MovieTweetings
+    # How fast a liking fades; movies are news. By the day within 0.001 of the best of seven values between 0.25 and 4
+    # days, in both windows of 25.75 days before the test window of MovieTweetings.
+    half_life_days: float = 1.05
 
     @classmethod
     def suggest(cls, trial: "optuna.Trial") -> Self:

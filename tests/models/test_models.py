@@ -1,5 +1,8 @@
 """What each model of the shelf should answer, by another way of computing it."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from implicit.cpu.als import AlternatingLeastSquares
@@ -97,18 +100,24 @@ def test_als_folds_a_history_in_as_the_library_does(audience: Interactions) -> N
 
 
 def test_the_lift_recovers_a_planted_curve_and_ignores_what_is_unknown() -> None:
-    """The logit of liking is the offset plus a curve of the first signal; the second signal says nothing."""
+    """Liking is the rate times a curve of the first signal; the second signal says nothing."""
     rng = np.random.default_rng(3)
-    n = 200_000
+    n = 300_000
     signals = rng.normal(size=(n, 2)).astype(np.float32)
-    offset = rng.choice([-4.0, -2.0], n)
+    rate = rng.choice([0.01, 0.04], n)
     truth = np.where(signals[:, 0] > 0, signals[:, 0], 0.0)
-    liked = rng.random(n) < 1 / (1 + np.exp(-(offset + truth)))
-    knots, heights = fit_curves(signals, liked, offset, np.ones(n), 30.0)
+    liked = rng.random(n) < rate * np.exp(truth)
+    knots, heights = fit_curves(signals, liked, rate, np.ones(n), 30.0)
     at = np.array([[-1.5, 0.0], [0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
     np.testing.assert_allclose(lift(at, knots, heights), [0.0, 0.0, 1.0, 2.0], atol=0.2)
     np.testing.assert_allclose(np.ptp(lift(np.array([[1.0, -1.0], [1.0, 1.0]]), knots, heights)), 0.0, atol=0.1)
     assert lift(np.array([[np.nan, np.nan]]), knots, heights).tolist() == [0.0]
+
+
+def test_what_scores_does_not_import_what_only_fitting_needs() -> None:
+    """scikit-learn takes seconds to import, in every process that serves."""
+    asked = "import sys, models.ranker; sys.exit('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", asked]).returncode == 0
 
 
 def test_signals_are_centred_on_active_viewers_who_have_not_seen_the_movie(audience: Interactions) -> None:
