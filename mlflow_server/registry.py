@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "recommender"
 ROOT = Path(__file__).parents[1]
 PARTS = ("conf", "events", "models", "mlflow_server")  # of this project that a logged model needs to load
-PACKAGES = ("cryptography", "implicit", "lightgbm", "mlflow", "numpy", "pandas", "pydantic", "pyyaml", "safetensors")
+PACKAGES = ("cryptography", "implicit", "mlflow", "numpy", "pandas", "pydantic", "pyyaml")
 ALIASES = ("champion", "challenger", "previous")
 PARENT = "mlflow.parentRunId"  # MLflow's own tag of a nested run
 LIMIT = 5000  # characters of a description or a tag that MLflow keeps

@@ -36,7 +36,7 @@ SOURCE = (
 )
 REQUIREMENTS = (
     *("apsw", "bentoml", "cryptography", "numpy", "orjson", "prometheus-client", "pydantic", "pyyaml", "scipy"),
-    *("implicit", "lightgbm", "safetensors", "scikit-learn", "threadpoolctl"),  # models
+    *("implicit", "scikit-learn", "threadpoolctl"),  # models
 )
 
 
