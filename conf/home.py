@@ -88,9 +88,14 @@ class Home:
                 raise HomeError(
                     f"{self.root} is not empty and not a Greenlight home: set GREENLIGHT_HOME to another folder"
                 )
-            self.root.mkdir(parents=True, exist_ok=True)
-            self._part.write_text(json.dumps({"format": FORMAT, "kind": kind}))
-            self._part.replace(self.marker)
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+                self._part.write_text(json.dumps({"format": FORMAT, "kind": kind}))
+                self._part.replace(self.marker)
+            except OSError as why:
+                raise HomeError(
+                    f"{self.root} cannot be made: {why.strerror or why}; set GREENLIGHT_HOME to a folder you may write"
+                ) from why
         return self
 
     def kind(self) -> str | None:

@@ -84,6 +84,7 @@ class InfraGate(Section):
 
     golden_requests: Annotated[int, Field(ge=2)] = 50
     time_ratio: Positive = 50.0  # median time of a slate over popularity's in the same process
+    tail_ms: Positive = 50  # that 95 of 100 slates keep within, where 2 x time_ratio x popularity is no more
     memory_mb: Positive = 1024  # growth of the process while it loads and answers
     load_timeout_s: Positive = 60  # for the fresh process to load the release and answer everything
 

@@ -41,6 +41,7 @@ FORMAT = 1
 POPULAR = 1000  # movies in the popularity ranking: enough for the largest slate after seen ones are taken out
 POPULARITY_HALF_LIFE_DAYS = 7.0  # of the fallback ranking, where training tuned no better one
 WEIGHT_SUFFIXES = (".npy", ".safetensors", ".txt", ".onnx", ".json")
+MAX_WEIGHTS = 2 << 30  # bytes of all weights: a server holds them in memory, and so does who signs them
 SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 OUTSIDE = ("manifest.json", "signature.json")  # the two files that the manifest cannot list
 
@@ -193,28 +194,61 @@ def _source(shelved: Shelved) -> Path | None:
 
 
 def _write_weights(folder: Path, model: Recommender) -> None:
-    try:
-        model.save(folder)
-    except Exception as why:  # a model's own code runs here and may raise anything
-        raise ReleaseError(f"{type(model).__name__}.save raised {type(why).__name__}: {why}") from why
-    folder.mkdir(exist_ok=True)
-    for path in sorted(folder.rglob("*")):
-        _check_weight(path, path.relative_to(folder).as_posix())
+    """Let the model save in a place of its own, so that it cannot write into the release, and take what is allowed."""
+    with tempfile.TemporaryDirectory(prefix="greenlight-weights-") as place:
+        saved = Path(place) / "weights"
+        try:
+            model.save(saved)
+        except Exception as why:  # a model's own code runs here and may raise anything
+            raise ReleaseError(f"{type(model).__name__}.save raised {type(why).__name__}: {why}") from why
+        if saved.is_symlink() or (saved.exists() and not saved.is_dir()):
+            raise ReleaseError(f"{type(model).__name__}.save made no folder of what it was given as one")
+        saved.mkdir(exist_ok=True)
+        try:
+            _check_weights(saved)
+            shutil.copytree(saved, folder, symlinks=True)
+        except (OSError, shutil.Error) as why:
+            raise ReleaseError(f"weights cannot be copied into the release: {why}") from why
+
+
+def _check_weights(saved: Path) -> None:
+    total = 0
+    for path in sorted(saved.rglob("*")):
+        name = path.relative_to(saved).as_posix()
+        _check_weight(path, name)
+        total += path.stat().st_size
+        if total > MAX_WEIGHTS:
+            raise ReleaseError(f"weights are more than {MAX_WEIGHTS >> 20:,} MB with file {name}: save less")
+        if path.is_file():
+            _check_content(path, name)
 
 
 def _check_weight(path: Path, name: str) -> None:
-    """Only plain files with plain names and without pickled objects may be released."""
+    """Only plain files with plain names may be released."""
     if not all(SAFE_NAME.fullmatch(part) for part in name.split("/")):
         raise ReleaseError(f"weights file {name!r}: a name may hold only A-Z a-z 0-9 . _ - and not begin with a dot")
     if path.is_symlink() or not (path.is_file() or path.is_dir()):
         raise ReleaseError(f"weights file {name}: neither a plain file nor a folder")
     if path.is_file() and path.suffix not in WEIGHT_SUFFIXES:
         raise ReleaseError(f"weights file {name}: only {' '.join(WEIGHT_SUFFIXES)} may be released (no pickle)")
-    if path.suffix == ".npy" and path.is_file():
-        try:
-            np.load(path, mmap_mode="r", allow_pickle=False)
-        except ValueError as why:
-            raise ReleaseError(f"weights file {name}: not a plain NumPy array: {why}") from why
+
+
+def _check_content(path: Path, name: str) -> None:
+    """A file holds what its suffix says: a pickle under another name is still a pickle."""
+    try:
+        match path.suffix:
+            case ".npy":
+                np.load(path, mmap_mode="r", allow_pickle=False)
+            case ".json":
+                json.loads(path.read_bytes())
+            case ".txt":
+                path.read_bytes().decode()
+            case ".safetensors":
+                with path.open("rb") as file:
+                    json.loads(file.read(min(int.from_bytes(file.read(8), "little"), MAX_WEIGHTS)))
+    except (ValueError, EOFError) as why:
+        kind = "a plain NumPy array" if path.suffix == ".npy" else f"{path.suffix[1:]} text"
+        raise ReleaseError(f"weights file {name}: not {kind}: {why}") from why
 
 
 def _write_catalogue(folder: Path, catalogue: Catalogue) -> None:

@@ -180,8 +180,12 @@ def _floor(scores: np.ndarray, k: int) -> np.floating:
 
 def checked_scores(scores: np.ndarray, viewers: int, items: int, method: str) -> np.ndarray:
     """The answer of a model if it is (viewers, items) floats; ValueError otherwise."""
-    if not isinstance(scores, np.ndarray) or scores.dtype.kind != "f":
-        raise ValueError(f"{method} must return a float array, got {getattr(scores, 'dtype', type(scores).__name__)}")
+    if not isinstance(scores, np.ndarray) or isinstance(scores, np.matrix | np.ma.MaskedArray):
+        raise ValueError(f"{method} must return a float array, got {type(scores).__name__}")
+    if scores.dtype.kind != "f":
+        raise ValueError(f"{method} must return a float array, got {scores.dtype}")
+    if scores.dtype not in (np.float32, np.float64):
+        raise ValueError(f"{method} must return float32 or float64, got {scores.dtype}")
     if scores.shape != (viewers, items):
         raise ValueError(f"{method} must return shape (viewers, items) = ({viewers}, {items}), got {scores.shape}")
     return scores

@@ -64,7 +64,13 @@ def load_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except SyntaxError as why:
         del sys.modules[name]
-        raise ModelNotFound(f"{path}, line {why.lineno}: {why.msg}") from why
+        where = f"{path}, line {why.lineno}" if why.lineno else f"{path}"
+        raise ModelNotFound(f"{where}: {why.msg}") from why
+    except ModuleNotFoundError as why:
+        del sys.modules[name]
+        beside = path.with_name(f"{(why.name or '').partition('.')[0]}.py").exists()
+        helps = "; a model is one file, which travels alone: put what it needs from that file into it" if beside else ""
+        raise ModelNotFound(f"{path} cannot be loaded: {why}{helps}") from why
     except (Exception, SystemExit) as why:
         del sys.modules[name]
         raise ModelNotFound(f"{path} raised {type(why).__name__} when it was loaded: {why}") from why

@@ -29,8 +29,10 @@ from models.base import Recommender, Slates
 from models.interactions import Catalogue, Histories, Interactions, LiveCounts
 from models.shelf import Shelved
 from pipelines import wire
+from pipelines.strays import end_strays
 
 LAST_WORDS = 2000  # bytes of its standard error that may explain a death
+LAST_MOMENT_S = 2.0  # between the end of its answers and its own end
 
 
 class CandidateFailed(PlainError):
@@ -101,8 +103,13 @@ class Candidate(Recommender):
         """Made in its process by the rules of models/base.py; what comes back is checked against them."""
         host, shape = self._host, (len(histories), k)
         told = host.ask("slates", histories=host.send(histories), live=host.send(live), now_ms=now_ms, k=k)
-        items, scores = (np.load(host.folder / f"{name}.npy", allow_pickle=False) for name in ("items", "scores"))
         size = len(live.catalogue)
+        try:
+            items, scores = (np.load(host.folder / f"{name}.npy", allow_pickle=False) for name in ("items", "scores"))
+        except (OSError, EOFError, ValueError) as why:
+            raise CandidateFailed(f"its process left no slates: {why}") from why
+        if items.dtype != np.int32 or scores.dtype != np.float64:
+            raise CandidateFailed("its process answered with something that is no slate")
         if items.shape != shape or scores.shape != shape or items.min(initial=-1) < -1 or items.max(initial=-1) >= size:
             raise CandidateFailed("its process answered with something that is no slate")
         row = np.repeat(np.arange(len(histories)), np.diff(histories.seen_indptr))
@@ -179,17 +186,20 @@ class Host:
         assert self._process.stdin
         assert self._process.stdout
         try:
-            self._process.stdin.write(json.dumps({"do": do, **request}) + "\n")
+            number = next(self._numbers)
+            self._process.stdin.write(json.dumps({"do": do, "number": number, **request}) + "\n")
             self._process.stdin.flush()
             for line in self._process.stdout:
                 answer = json.loads(line)
+                if not isinstance(answer, dict) or answer.get("number") != number:
+                    raise ValueError("an answer to something else")
                 if "news" not in answer:
                     break
                 if report:
                     report(answer["news"])
             else:
                 raise CandidateFailed(self._death())
-        except (BrokenPipeError, ValueError) as why:  # it died before, or its answer is not JSON
+        except (BrokenPipeError, ValueError) as why:  # it died before, or its answer is none
             raise CandidateFailed(self._death()) from why
         if "fault" in answer:
             raise CandidateFailed(answer["fault"])
@@ -211,6 +221,7 @@ class Host:
         self._timer.cancel()
         self.kill()
         self._process.wait()
+        end_strays(self.folder / "empty")
         for pipe in (self._process.stdin, self._process.stdout, self._stderr):
             if pipe:
                 with contextlib.suppress(BrokenPipeError):
@@ -233,11 +244,16 @@ class Host:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def _death(self) -> str:
-        """Why the process is gone, in one line."""
+        """Why the process is gone, in one line. Its pipe closes a moment before it ends: only then it has a status."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(LAST_MOMENT_S)
+        closed = self._process.poll() is None
         self.kill()
         code = self._process.wait()
         if self._late:
             return f"took longer than {self.minutes:g} minutes and was stopped (train.candidate_timeout_minutes)"
+        if closed:
+            return "its process closed the pipe to the training, or wrote into it"
         if code == -signal.SIGKILL:
             return "its process was killed (SIGKILL), as happens when memory runs out"
         if code < 0:

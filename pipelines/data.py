@@ -77,6 +77,7 @@ def import_data(
         found = readers(opened, rules, dialect, scales)
         for reader in found:
             _check_readable(reader)
+            reader.file.check_packed()
         home.open()
         with LocalLog(home.log) as log:
             for reader in found:
@@ -112,6 +113,8 @@ def export_data(
 
 
 def _opened(source: str | Path) -> Source:
+    if not str(source):  # as a variable that is not set leaves it; a path would mean the working directory
+        raise DataError("no source was named: name a file, a folder, `-` or movietweetings")
     if str(source) == "-":
         return from_standard_input()
     if source == movietweetings.DIALECT:

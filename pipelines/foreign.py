@@ -22,7 +22,7 @@ import numpy as np
 
 from models.base import Recommender, slates
 from models.interactions import Catalogue, Histories, Interactions, LiveCounts
-from models.shelf import Shelved, find
+from models.shelf import ModelNotFound, Shelved, find
 from pipelines.wire import read
 
 
@@ -33,28 +33,31 @@ def main() -> None:
     _live_with_parent()
     resource.setrlimit(resource.RLIMIT_DATA, (int(float(memory_mb) * 2**20),) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _serve(Host(name, int(seed), lambda news: _say(answers, {"news": news})), answers)
+    _serve(Host(name, int(seed)), answers)
 
 
 def _serve(host: "Host", answers: TextIO) -> None:
     for line in sys.stdin:
         request = json.loads(line)
+        number = request.pop("number")  # of the request, in every line that belongs to it: what a model writes has none
+
+        def say(answer: dict[str, Any], number: int = number) -> None:
+            answers.write(json.dumps({**answer, "number": number}) + "\n")
+
+        host.tell = say
         try:
             answer = getattr(host, request.pop("do"))(**request)
         except BaseException as why:  # noqa: BLE001 - someone else's code ran and may have raised anything
             answer = {"fault": _explain(why)}
-        _say(answers, answer)
-
-
-def _say(answers: TextIO, answer: dict[str, Any]) -> None:
-    answers.write(json.dumps(answer) + "\n")
+        say(answer)
 
 
 class Host:
     """Answers the requests of `pipelines.candidate.Candidate`; every method returns plain values."""
 
-    def __init__(self, name: str, seed: int, tell: Callable[[dict[str, Any]], None]) -> None:
-        self.name, self.seed, self.tell = name, seed, tell
+    def __init__(self, name: str, seed: int) -> None:
+        self.name, self.seed = name, seed
+        self.tell: Callable[[dict[str, Any]], None] = lambda line: None  # while a request is worked on
         self.catalogues: dict[str, Catalogue] = {}
         self.model: Recommender | None = None
         self._shelved: Shelved | None = None
@@ -68,6 +71,7 @@ class Host:
     def describe(self, config: dict[str, Any] | None) -> dict[str, Any]:
         """Make the model, or make it anew, and say what it is."""
         cls = self.shelved.cls
+        _check_config(cls.Config)
         made = cls(None if config is None else cls.Config(**_tuples(config)), seed=self.seed)
         self.model = made
         source = self.shelved.source
@@ -78,7 +82,7 @@ class Host:
             "module": cls.__module__,
             "qualname": cls.__qualname__,
             "source": str(source) if source else None,
-            "config": dataclasses.asdict(made.config),
+            "config": _plain(dataclasses.asdict(made.config)),
         }
 
     def tune(
@@ -97,9 +101,9 @@ class Host:
             minutes=minutes,
             seed=self.seed,
             storage=Path(storage),
-            report=lambda trial: self.tell(trial_facts(trial)),
+            report=lambda trial: self.tell({"news": trial_facts(trial)}),
         )
-        return {"config": dataclasses.asdict(found.config), "value": found.value}
+        return {"config": _plain(dataclasses.asdict(found.config)), "value": found.value}
 
     def fit(self, history: str) -> dict[str, Any]:
         model = self._made()
@@ -134,6 +138,30 @@ def trial_facts(trial: Any) -> dict[str, Any]:
     return {"number": trial.number, "params": trial.params, "value": trial.value, "state": trial.state.name}
 
 
+def _check_config(config: Any) -> None:
+    """TypeError where a model's Config is not what models/base.py asks for."""
+    if not (isinstance(config, type) and dataclasses.is_dataclass(config) and _frozen(config)):
+        raise TypeError("Config must be a frozen dataclass: put @dataclass(frozen=True) above it")
+    missing = dataclasses.MISSING
+    bare = [f.name for f in dataclasses.fields(config) if f.init and f.default is f.default_factory is missing]
+    if bare:
+        raise TypeError(f"Config has no default for {', '.join(bare)}: a model must run without being tuned")
+
+
+def _frozen(config: Any) -> bool:
+    return bool(config.__dataclass_params__.frozen)
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings, which runs and manifests keep as JSON; TypeError names one that JSON does not hold."""
+    for name, value in config.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise TypeError(f"Config.{name} = {value!r} is not plain: numbers, strings, lists of them") from None
+    return config
+
+
 def _tuples(value: Any) -> Any:
     """JSON has no tuples: lists of a frozen Config become tuples again."""
     if isinstance(value, list):
@@ -143,6 +171,8 @@ def _tuples(value: Any) -> Any:
 
 def _explain(why: BaseException) -> str:
     """Kind, message and the place in the model's own file, in one line."""
+    if isinstance(why, ModelNotFound):  # a whole sentence
+        return " ".join(str(why).split())[:1000]
     message = " ".join(f"{type(why).__name__}: {why}".split())
     frames = [f for f in traceback.extract_tb(why.__traceback__) if Path(f.filename).name != "foreign.py"]
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""

@@ -41,6 +41,7 @@ from pipelines.statistics import statistics_of
 FORMAT = 1
 FILES = ("interactions.parquet", "users.parquet", "movies.parquet", "genres.parquet", "statistics.json")
 MINUTES = 100_001  # a watched minute is below this
+GENRES = pa.list_(pa.field("element", pa.string()))  # as Parquet names it: the same where no movie has any
 EVENT_COLUMNS = ("offset", "ts", "kind", "user_id", "movie_id", "minute", "rating", "scale")
 
 
@@ -175,7 +176,7 @@ def _movies(movies: pa.Table, items: np.ndarray, ids: pa.Array) -> pa.Table:
     rows = pa.array(latest, mask=latest < 0)
     titles = pc.fill_null(movies["title"].combine_chunks().take(rows), "")
     genres = pc.coalesce(movies["genres"].combine_chunks().take(rows), pa.scalar([], pa.list_(pa.string())))
-    return pa.table({"id": ids, "title": titles, "genres": genres})
+    return pa.table({"id": ids, "title": titles, "genres": genres.cast(GENRES)})
 
 
 def _catalogue(movies: pa.Table, genre_names: list[str]) -> Catalogue:

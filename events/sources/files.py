@@ -7,6 +7,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
@@ -41,9 +42,20 @@ class SourceFile:
 
     def lines(self) -> Iterator[Line]:
         """Numbered lines that hold anything, without byte-order mark and line end."""
+        with self._plain_errors(), self.open() as stream:
+            yield from _numbered(stream)
+
+    def check_packed(self) -> None:
+        """SourceError where a compressed file is damaged, so that nothing of it is stored; others are not read."""
+        with self._plain_errors(), self.open() as stream:
+            if isinstance(getattr(stream, "raw", stream), gzip.GzipFile | zipfile.ZipExtFile):
+                while stream.read(1 << 20):
+                    pass
+
+    @contextmanager
+    def _plain_errors(self) -> Iterator[None]:
         try:
-            with self.open() as stream:
-                yield from _numbered(stream)
+            yield
         except (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error) as why:
             raise SourceError(f"{self.name} is damaged or cut short: {why}") from why
         except OSError as why:
@@ -74,6 +86,8 @@ def from_path(path: Path) -> Source:
 
 def from_standard_input() -> Source:
     """Everything that arrives on standard input, kept aside so that it can be looked at before it is read."""
+    if sys.stdin is None:
+        raise SourceError("standard input is closed: there is nothing to read")
     spool = tempfile.SpooledTemporaryFile(max_size=SPOOL)  # noqa: SIM115 (lives as long as the source)
     while block := sys.stdin.buffer.read(1 << 20):
         spool.write(block)

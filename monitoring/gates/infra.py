@@ -26,8 +26,10 @@ class Probe:
     seen: str = ""  # the first slate that held a movie its viewer had seen, in words
     unstable: str = ""  # the first request that was answered differently the second time
     batch_dependent: str = ""  # the first request that was answered differently in company
+    unlike: str = ""  # how many viewers are answered otherwise than by the fitted model, in words
     altered: str = ""  # the first request whose history the model changed
     median_ms: float = math.nan  # of one slate
+    tail_ms: float = math.nan  # that 95 of 100 slates kept within
     popularity_ms: float = math.nan
     memory_mb: float = math.nan  # growth of the process while it loaded and answered
 
@@ -93,6 +95,14 @@ def independent(probe: Probe, conf: InfraGate) -> Check:
     return passed("independent", "alone and in a batch the answers are the same")
 
 
+def as_fitted(probe: Probe, conf: InfraGate) -> Check:
+    """What was loaded is what was fitted and evaluated."""
+    if probe.unlike:
+        reason = f"{probe.unlike} than before the model was saved: save and load lose what it learned"
+        return failed("as_fitted", reason)
+    return passed("as_fitted", "loaded, it makes the slates that it made before it was saved")
+
+
 def harmless(probe: Probe, conf: InfraGate) -> Check:
     if probe.altered:
         return failed("harmless", f"the model changed the history or the counts it was given for {probe.altered}")
@@ -106,6 +116,12 @@ def fast(probe: Probe, conf: InfraGate) -> Check:
         f"({probe.popularity_ms:.3g} ms)"
     )
     return decide("fast", ratio, at_most=conf.time_ratio, what=what)
+
+
+def steady(probe: Probe, conf: InfraGate) -> Check:
+    """The slow slates are not far slower than the others. Stalls of a busy machine are shorter than `tail_ms`."""
+    limit = max(conf.tail_ms, 2 * conf.time_ratio * probe.popularity_ms)
+    return decide("steady", probe.tail_ms, at_most=limit, what="the time in ms that 95 of 100 slates keep within")
 
 
 def small(probe: Probe, conf: InfraGate) -> Check:
@@ -128,7 +144,9 @@ QUESTIONS: tuple[Question, ...] = (
     unseen,
     deterministic,
     independent,
+    as_fitted,
     harmless,
     fast,
+    steady,
     small,
 )

@@ -74,6 +74,10 @@ def test_a_model_in_nested_files_and_its_source_travel(tmp_path: Path) -> None:
         ("BadSuffix", r"model\.pkl: only .*no pickle"),
         ("Objects", r"weights\.npy: not a plain NumPy array"),
         ("Link", r"weights\.json: neither a plain file"),
+        ("Disguised", r"weights\.json: not json text"),
+        ("NoFolder", r"NoFolder\.save made no folder"),
+        ("LinkedFolder", r"LinkedFolder\.save made no folder"),
+        ("Enormous", r"more than 2,048 MB with file weights\.txt"),
         ("SaveRaises", r"SaveRaises\.save raised ZeroDivisionError: half a model"),
     ],
 )
@@ -83,6 +87,12 @@ def test_reg_05_what_cannot_be_carried_is_refused_when_the_release_is_built(
     with pytest.raises(ReleaseError, match=says):
         built(tmp_path, model)
     assert list((tmp_path / "releases").iterdir()) == []
+
+
+def test_what_a_model_writes_beside_its_folder_stays_out_of_the_release(tmp_path: Path) -> None:
+    made = built(tmp_path, "Elsewhere")
+    assert release.verify(made.folder, key(tmp_path).public).model == "Elsewhere"
+    assert release.load(made.folder).model.base[20] == 1020
 
 
 def test_every_damaged_byte_missing_file_and_added_file_is_named(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_an_edited_file_is_another_module(tmp_path: Path) -> None:
     ("text", "cls", "says"),
     [
         ("def f(:\n", "Mine", r"mine\.py, line 1: invalid syntax"),
-        ("import nowhere_at_all\n", "Mine", "raised ModuleNotFoundError when it was loaded: No module named"),
+        ("import nowhere_at_all\n", "Mine", "cannot be loaded: No module named"),
         ("raise SystemExit(3)\n", "Mine", "raised SystemExit"),
         (GOOD, "Mien", "no class 'Mien' there; did you mean Mine?"),
         ("Mine = 3\n", "Mine", "no class 'Mine' there"),

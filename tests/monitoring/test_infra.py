@@ -10,7 +10,7 @@ from monitoring.gates import infra
 from monitoring.gates.infra import InfraEvidence, Probe
 
 CONF = InfraGate()
-GOOD = Probe(requests=50, median_ms=2.0, popularity_ms=0.2, memory_mb=100.0)
+GOOD = Probe(requests=50, median_ms=2.0, tail_ms=9.0, popularity_ms=0.2, memory_mb=100.0)
 NAN = math.nan
 
 
@@ -22,7 +22,7 @@ def verdict(**changes: object) -> tuple[str, str]:
 def test_a_sound_release_passes() -> None:
     decision = infra.judge(InfraEvidence("digest", {"run": "r"}, GOOD), CONF)
     assert (decision.verdict, decision.gate, decision.subject) == ("pass", "infra", "digest")
-    assert len(decision.checks) == 12
+    assert len(decision.checks) == 14
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,16 @@ def test_time_is_a_ratio_to_popularity(median_ms: float, popularity_ms: float, e
     assert verdict(median_ms=median_ms, popularity_ms=popularity_ms)[0] == expected
 
 
+@pytest.mark.parametrize(
+    ("tail_ms", "popularity_ms", "expected"),
+    [(50.0, 0.2, "pass"), (100.0, 0.2, "fail"), (100.0, 1.0, "pass"), (101.0, 1.0, "fail"), (NAN, 0.2, "fail")],
+)
+def test_one_slow_slate_in_ten_is_too_many(tail_ms: float, popularity_ms: float, expected: str) -> None:
+    said, reason = verdict(tail_ms=tail_ms, popularity_ms=popularity_ms)
+    assert said == expected
+    assert said == "pass" or "95 of 100 slates" in reason
+
+
 @pytest.mark.parametrize(("mb", "expected"), [(0.0, "pass"), (1024.0, "pass"), (1025.0, "fail"), (NAN, "fail")])
 def test_memory(mb: float, expected: str) -> None:
     assert verdict(memory_mb=mb)[0] == expected
@@ -54,6 +64,7 @@ def test_too_few_requests_cannot_say(requests: int, expected: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"unlike": "20 of 20 known viewers got another slate"}, "got another slate than before the model was saved"),
         ({"non_finite": 1}, "1 of its scores are NaN or infinite"),
         (
             {"faults": ("the model failed on an empty history: ZeroDivisionError: division by zero",)},

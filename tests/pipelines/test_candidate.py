@@ -171,6 +171,9 @@ def test_every_way_of_failing_is_one_line(
         ("return [[1.0]]", "score must return a float array, got list"),
         ("return np.ones((5, 40), int)", "score must return a float array, got int64"),
         ("return None", "score must return a float array, got NoneType"),
+        ("return np.ones((5, 40), np.float16)", "score must return float32 or float64, got float16"),
+        ("return np.asmatrix(np.ones((5, 40)))", "score must return a float array, got matrix"),
+        ("return np.ma.masked_array(np.ones((5, 40)))", "score must return a float array, got MaskedArray"),
         ("live.counts[:] = 0", "read-only"),
         ("os.kill(os.getpid(), 9)", "killed (SIGKILL)"),
     ],
@@ -193,6 +196,48 @@ def test_one_that_hangs_is_stopped_with_all_it_started(made: Callable[..., Candi
     assert not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z"
     with pytest.raises(CandidateFailed, match="took longer"):
         candidate.fit(history)
+
+
+def test_a_daemon_that_it_started_ends_with_it(made: Callable[..., Candidate], history: Interactions) -> None:
+    """In a session of its own it is in no process group of ours."""
+    note = "import subprocess; p = subprocess.Popen(['sleep', '600'], start_new_session=True)"
+    candidate = made(fit=note + "; open('child', 'w').write(str(p.pid))").fit(history)
+    child = Path(f"/proc/{(candidate._host.folder / 'empty' / 'child').read_text()}/stat")
+    assert child.exists()
+    candidate.close()
+    assert not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.parametrize("noise", ["garbage", '{"half_lives_days": [3.0]}', "5", '{"fault": "none of ours"}'])
+def test_what_it_writes_into_the_pipe_is_no_answer(
+    made: Callable[..., Candidate], history: Interactions, noise: str
+) -> None:
+    look = "'pipe' in os.readlink(f'/proc/self/fd/{fd}')"
+    pipes = f"[fd for fd in range(3, 9) if os.path.exists(f'/proc/self/fd/{{fd}}') and {look}]"
+    candidate = made(fit=f"[os.write(fd, {(noise + chr(10)).encode()!r}) for fd in {pipes}]")
+    with pytest.raises(CandidateFailed, match="closed the pipe to the training, or wrote into it"):
+        candidate.fit(history)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("class Config: pass", "Config must be a frozen dataclass"),
+        ("@dataclass\nclass Config:\n    size: int = 1", "Config must be a frozen dataclass"),
+        ("@dataclass(frozen=True)\nclass Config:\n    size: int", "Config has no default for size"),
+        ("@dataclass(frozen=True)\nclass Config:\n    kind: object = len", "Config.kind = <built-in function len>"),
+        ("@dataclass(frozen=True)\nclass Config:\n    size: float = float('nan')", "Config.size = nan is not plain"),
+    ],
+)
+def test_a_config_that_cannot_be_kept_is_named(tmp_path: Path, config: str, words: str) -> None:
+    file = tmp_path / "configured.py"
+    file.write_text(
+        "from dataclasses import dataclass\nfrom models.popularity import Popularity\n"
+        f"{config}\nclass Model(Popularity):\n    Config = Config\n"
+    )
+    with pytest.raises(CandidateFailed) as why:
+        start(f"{file}:Model", Train(), seed=0)
+    assert words in str(why.value)
 
 
 def test_a_model_that_cannot_be_made_leaves_no_process(tmp_path: Path) -> None:

@@ -391,14 +391,24 @@ def test_a_line_without_end_does_not_fill_the_memory(home: Home, tmp_path: Path)
     assert dead(home)[0][1] == 2
 
 
-def test_a_file_that_is_cut_short_far_inside_keeps_what_came_before(home: Home, tmp_path: Path, large: Path) -> None:
-    cut_short = tmp_path / "ratings.dat.gz"
-    cut_short.write_bytes(gzip.compress(large.read_bytes())[:-1000])
-    with pytest.raises(
-        DataError, match=r"ratings\.dat\.gz is damaged or cut short: .*; \d+ events before it are stored"
-    ):
-        import_data(home, SETTINGS, cut_short)
-    assert import_data(home, SETTINGS, large).duplicates > 0
+def test_a_packed_file_that_is_damaged_far_inside_changes_nothing(tmp_path: Path, large: Path) -> None:
+    home = Home(tmp_path / "home")
+    packed = gzip.compress(large.read_bytes())
+    (tmp_path / "ratings.dat.gz").write_bytes(packed[:-1000])
+    with zipfile.ZipFile(tmp_path / "ratings.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(large, "ratings.dat")
+    whole = bytearray((tmp_path / "ratings.zip").read_bytes())
+    whole[len(whole) - 1000] ^= 255
+    (tmp_path / "ratings.zip").write_bytes(whole)
+    for name in ("ratings.dat.gz", "ratings.zip"):
+        with pytest.raises(DataError, match="damaged or cut short"):
+            import_data(home, SETTINGS, tmp_path / name)
+        assert not home.root.exists()
+
+
+def test_an_empty_name_is_not_the_working_directory(home: Home) -> None:
+    with pytest.raises(DataError, match="no source was named"):
+        import_data(home, SETTINGS, "")
 
 
 # Export

@@ -124,3 +124,37 @@ class Nested(Tiny):
     def load(self, folder: Path) -> "Nested":
         self.base = np.array(json.loads((folder / "part" / "weights.json").read_text()))
         return self
+
+
+class Disguised(Tiny):
+    """A pickle under another name."""
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "weights.json").write_bytes(b"\x80\x04N.")
+
+
+class Elsewhere(Tiny):
+    """Writes beside the folder it was given, where the release's own parts would stand."""
+
+    def save(self, folder: Path) -> None:
+        super().save(folder)
+        (folder.parent / "catalogue").mkdir()
+        (folder.parent / "manifest.json").write_text("{}")
+
+
+class NoFolder(Tiny):
+    def save(self, folder: Path) -> None:
+        folder.write_text("weights")
+
+
+class LinkedFolder(Tiny):
+    def save(self, folder: Path) -> None:
+        folder.symlink_to("/etc")
+
+
+class Enormous(Tiny):
+    def save(self, folder: Path) -> None:
+        folder.mkdir()
+        with (folder / "weights.txt").open("wb") as file:
+            file.truncate(40 << 30)  # takes no space on the disk
