@@ -7,7 +7,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export BENTOML_DO_NOT_TRACK := true
 
-.PHONY: demo test quick lint services lock audit bench-serving bench-models clean
+.PHONY: demo test quick lint services lock audit bench-serving bench-models pictures clean
 
 demo: .venv/installed  ## the whole loop, from nothing to a served, explained, gated recommender
 	$(BIN)/greenlight demo $(ARGS)
@@ -37,6 +37,9 @@ bench-serving: .venv/installed  ## /recommend beside bare Starlette, native Bent
 
 bench-models: .venv/installed  ## quality, speed and size of every model; writes docs/models.md
 	$(BIN)/python -m benchmarks.models $(ARGS)
+
+pictures: .venv/installed  ## the pictures in docs/, from the home of the last demo
+	$(BIN)/python -m benchmarks.pictures $(ARGS)
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv

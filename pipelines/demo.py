@@ -120,7 +120,7 @@ class Demo:
             caught = next((r for r in self.board["refused"] if r["candidate"] == "UpsideDown"), None)
             if caught is None:
                 raise DemoError("the candidate with the sign error was not refused")
-            step.note = f"refused by {caught['gate']}: {caught['reason']}"
+            step.note = f"refused by {caught['gate']}: {caught['reason'].partition('; ')[0]}"
 
     def champion(self, training: Training) -> int | None:
         with self.story.step(
