@@ -6,6 +6,9 @@
    spread. Similarity is linear in the viewer's history, so it folds into one item-to-item matrix.
 
 A popular movie has a high score for everybody. Centring removes that, so that what is left tells viewers apart.
+Movies newer than the fit have the genre signal alone. Tried for them, on windows before the test window, and left out
+since NDCG@10 by the day fell by 0.0001 to 0.0016: how much a viewer's past movies trend times how much the movie does;
+and the same with popularity.
 """
 
 from dataclasses import dataclass, replace
