@@ -28,7 +28,7 @@ data = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Brin
 app.add_typer(data, name="data")
 
 REFUSED, WRONG, INTERRUPTED = 1, 2, 130
-console = Console(stderr=True, highlight=False)  # progress and errors; results go to standard output
+console = Console(stderr=True, highlight=False, emoji=False)  # progress and errors; results go to standard output
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
 
 
@@ -40,6 +40,10 @@ def main() -> None:
         console.print(
             f"[red]greenlight:[/red] {_escaped(getattr(why, 'format_message', why.__str__)())}", soft_wrap=True
         )
+        status = WRONG
+    except OSError as why:  # a disk that is full, a folder that may not be written: wherever it shows, it is theirs
+        where = f"{why.filename}: " if why.filename else ""
+        console.print(f"[red]greenlight:[/red] {_escaped(where)}{_escaped(why.strerror or why)}", soft_wrap=True)
         status = WRONG
     if status == INTERRUPTED:
         console.print("greenlight: interrupted; the same command goes on from here")
@@ -177,10 +181,10 @@ def ledger(
 
     Example: `greenlight ledger --verify`
     """
-    from mlflow_server.ledger import Ledger, SigningKey
+    from mlflow_server.ledger import Ledger
 
     home = Home.from_environment()
-    book = Ledger(home.ledger, SigningKey(home.keys))
+    book = Ledger.to_read(home.ledger, home.keys)
     if verify:
         _print({"entries": book.verify(), "holds": True}, as_json)
     elif as_json:
@@ -233,7 +237,7 @@ def _print_status(home: Home, found: list[Any], force: dict[str, Any]) -> None:
     colours = {"ok": "green", "empty": "yellow", "broken": "red"}
     for part in found:
         table.add_row(part.name, f"[{colours[part.state]}]{part.state}[/]", _escaped(part.detail), _escaped(part.next))
-    out = Console(highlight=False)
+    out = Console(highlight=False, emoji=False)
     out.print(f"home {home.root}", soft_wrap=True)
     out.print(table)
     for section, values in force.items():

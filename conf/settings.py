@@ -162,8 +162,10 @@ def _read(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such settings file (GREENLIGHT_CONF names `production` or a path)") from None
-    except yaml.YAMLError as why:
-        raise SettingsError(f"{path}: not YAML: {why}") from why
+    except OSError as why:
+        raise SettingsError(f"{path}: settings cannot be read: {why.strerror or why}") from why
+    except (yaml.YAMLError, UnicodeDecodeError) as why:
+        raise SettingsError(f"{path}: not YAML: {_one_line(why)}") from why
     if not isinstance(content, dict):
         raise SettingsError(
             f"{path}: settings are `section: {{key: value}}`, this file holds a {type(content).__name__}"
@@ -182,8 +184,15 @@ def _overrides(environment: dict[str, str]) -> dict[str, Any]:
                 place = place.setdefault(section, {})
                 if not isinstance(place, dict):
                     raise SettingsError(f"{name}: {section} is set as a whole too; set either it or its keys")
-            place[key] = yaml.safe_load(value)
+            try:
+                place[key] = yaml.safe_load(value)
+            except yaml.YAMLError as why:
+                raise SettingsError(f"{name}={value!r}: not YAML: {_one_line(why)}") from why
     return found
+
+
+def _one_line(why: Exception) -> str:
+    return " ".join(str(why).split())
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -67,17 +67,25 @@ class ArchiveError(PlainError):
 
 
 def archive(log: Log, history: Path, progress: Callable[[int], None] | None = None) -> int:
-    """Write what the log holds beyond the archive; the number of events, also told to `progress` on the way."""
+    """Write what the log holds beyond the archive; the number of events, also told to `progress` on the way.
+
+    A topic whose folder was lost is written again from the beginning of the log, however often that is interrupted.
+    """
     done = 0
     with _alone(history):
         for topic in SCHEMAS:
-            while chunk := _next_chunk(log, topic):
+            again = history / f".{topic}.again"
+            if not (history / topic).exists():
+                again.touch()
+            last = 0 if again.exists() else None
+            while chunk := _next_chunk(log, topic, last):
                 rows, last = chunk
                 _merge(history / topic, rows)
                 log.commit(topic, GROUP, last)
                 done += len(rows)
                 if progress:
                     progress(done)
+            again.unlink(missing_ok=True)
     return done
 
 
@@ -100,14 +108,15 @@ def find(history: Path, topic: str, event_id: str) -> AnyEvent | None:
     return None
 
 
-def _next_chunk(log: Log, topic: str) -> tuple[pa.Table, int] | None:
-    """The rows of the records to come, at most about `CHUNK`, and the last offset; None where there is none."""
+def _next_chunk(log: Log, topic: str, after: int | None) -> tuple[pa.Table, int] | None:
+    """The rows of the records after an offset (None: after what was committed), at most about `CHUNK`, and the last
+    offset; None where there is none."""
     tables: list[pa.Table] = []
-    last, count = None, 0
+    last, count = after, 0
     while count < CHUNK and (records := log.read(topic, GROUP, after=last)):
         tables.append(_table(topic, records))
         last, count = records[-1].offset, count + len(records)
-    return None if last is None else (pa.concat_tables(tables), last)
+    return (pa.concat_tables(tables), last) if tables and last is not None else None
 
 
 def _table(topic: str, records: list[Record]) -> pa.Table:

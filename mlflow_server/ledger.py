@@ -24,6 +24,7 @@ from conf.errors import PlainError
 
 Verdict = Literal["pass", "fail", "cannot say"]
 GENESIS = "0" * 64
+KEY = "signing.key"
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,17 @@ class SigningKey:
     """The home's Ed25519 key pair, made on first use; the private half never leaves the folder (modes 0700, 0600)."""
 
     def __init__(self, folder: Path) -> None:
-        path = folder / "signing.key"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with _locked(folder / "signing.lock"):
-            if not path.exists():
-                raw = Ed25519PrivateKey.generate().private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
-                _write_durably(path, raw)
-        self._key = Ed25519PrivateKey.from_private_bytes(path.read_bytes())
+        path = folder / KEY
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with _locked(folder / "signing.lock"):
+                if not path.exists():
+                    raw = Ed25519PrivateKey.generate().private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
+                    _write_durably(path, raw)
+        try:
+            self._key = Ed25519PrivateKey.from_private_bytes(path.read_bytes())
+        except ValueError as why:
+            raise LedgerError(f"{path} is no signing key: put it back from a backup") from why
         self.public = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
 
     def sign(self, message: bytes) -> str:
@@ -91,8 +96,27 @@ def signature_holds(public: str, signature: str, message: bytes) -> bool:
 class Ledger:
     """Reads and appends `ledger.jsonl`. Writers in any process share one lock; a torn last line is dropped."""
 
-    def __init__(self, path: Path, key: SigningKey) -> None:
-        self.path, self.key = path, key
+    def __init__(self, path: Path, key: SigningKey | None) -> None:
+        self.path, self._key = path, key
+
+    @classmethod
+    def to_read(cls, path: Path, keys: Path) -> "Ledger":
+        """For reading: makes neither file nor key, so that a look changes nothing."""
+        return cls(path, SigningKey(keys) if (keys / KEY).exists() else None)
+
+    @classmethod
+    def to_write(cls, path: Path, keys: Path) -> "Ledger":
+        """For writing. LedgerError where there are entries but their key is gone: a new key would break the chain."""
+        return cls(path, None if path.exists() and not (keys / KEY).exists() else SigningKey(keys))
+
+    @property
+    def key(self) -> SigningKey:
+        if self._key is None:
+            raise LedgerError(
+                f"the key that signed {self.path} is missing: put {KEY} back into the keys folder beside it from a "
+                "backup, or begin anew in another GREENLIGHT_HOME"
+            )
+        return self._key
 
     def append(self, kind: str, body: dict[str, Any], *, actor: str, ts: int) -> Entry:
         """Write one entry durably (fsync) and return it. `ts` is the home's now in ms."""
@@ -124,8 +148,12 @@ class Ledger:
         if not self.path.exists():
             return
         with self.path.open("rb") as file:
-            for line in file:
-                if line.endswith(b"\n") and (entry := self._parse(line)) and kind in (None, entry.kind):
+            for number, line in enumerate(file, start=1):
+                if (
+                    line.endswith(b"\n")
+                    and (entry := self._parse(line, f"line {number}"))
+                    and kind in (None, entry.kind)
+                ):
                     yield entry
 
     def decisions(self, subject: str) -> dict[str, Decision]:
@@ -139,6 +167,8 @@ class Ledger:
     def verify(self) -> int:
         """Check sequence, chain, hashes and signatures; the number of entries, or LedgerError at the first bad line."""
         prev, count = GENESIS, 0
+        if not self.path.exists():
+            return count
         for entry in self.entries():
             head = {k: v for k, v in asdict(entry).items() if k not in ("hash", "signature")}
             where = f"{self.path.name} line {count + 1}"
@@ -151,11 +181,11 @@ class Ledger:
             prev, count = entry.hash, count + 1
         return count
 
-    def _parse(self, line: bytes) -> Entry:
+    def _parse(self, line: bytes, where: str) -> Entry:
         try:
             return Entry(**json.loads(line))
         except (ValueError, TypeError) as why:  # not JSON, not UTF-8, or not an entry
-            raise LedgerError(f"{self.path.name}: unreadable line {line[:80]!r}: {why}") from why
+            raise LedgerError(f"{self.path.name} {where} is unreadable: {line[:80]!r}: {why}") from why
 
     def _drop_torn_line(self, file: Any) -> Entry | None:
         """The last whole entry; what follows it was never acknowledged and is cut off. Reads backwards in blocks."""
@@ -169,7 +199,7 @@ class Ledger:
         whole = tail[: tail.rfind(b"\n") + 1]
         if len(whole) < len(tail):
             file.truncate(size - (len(tail) - len(whole)))
-        return self._parse(whole.splitlines()[-1]) if whole else None
+        return self._parse(whole.splitlines()[-1], "last line") if whole else None
 
 
 def _canonical(value: Any) -> bytes:

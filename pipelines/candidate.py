@@ -32,6 +32,7 @@ from pipelines import wire
 from pipelines.strays import end_strays
 
 LAST_WORDS = 2000  # bytes of its standard error that may explain a death
+INTERRUPTED = "the training was interrupted"
 LAST_MOMENT_S = 2.0  # between the end of its answers and its own end
 
 
@@ -156,7 +157,7 @@ class Host:
 
     def __init__(self, name: str, conf: Train, seed: int) -> None:
         if _STOPPED.is_set():
-            raise CandidateFailed("the training was interrupted")
+            raise CandidateFailed(INTERRUPTED)
         self.name, self.minutes = name, conf.candidate_timeout_minutes
         self.folder = Path(tempfile.mkdtemp(prefix="greenlight-candidate-"))
         self._numbers, self._catalogues = itertools.count(), dict[int, tuple[Catalogue, Path]]()
@@ -250,6 +251,8 @@ class Host:
         closed = self._process.poll() is None
         self.kill()
         code = self._process.wait()
+        if _STOPPED.is_set():
+            return INTERRUPTED
         if self._late:
             return f"took longer than {self.minutes:g} minutes and was stopped (train.candidate_timeout_minutes)"
         if closed:

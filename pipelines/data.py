@@ -107,8 +107,13 @@ def export_data(
         with LocalLog(home.log) as log:
             if str(target) == "-":
                 return _write_lines(sys.stdout.buffer, log.bodies(topics), progress)
+            if Path(target).exists() and not Path(target).is_file():  # a device or a pipe, which may not be replaced
+                with Path(target).open("wb") as stream:
+                    return _write_lines(stream, log.bodies(topics), progress)
             return _write_file(Path(target), log.bodies(topics), progress)
-    except (LogError, OSError) as why:
+    except OSError as why:
+        raise DataError(f"export to {target} failed: {why.strerror or why}") from why
+    except LogError as why:
         raise DataError(f"export to {target} failed: {why}") from why
 
 

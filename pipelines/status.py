@@ -11,7 +11,7 @@ from conf.home import Home
 from conf.settings import Settings
 from events.event import DEAD_LETTER, EVENTS
 from events.log import LocalLog
-from mlflow_server.ledger import Entry, Ledger, SigningKey
+from mlflow_server.ledger import Entry, Ledger
 from mlflow_server.release import verify
 
 
@@ -27,6 +27,9 @@ class Part:
 
 def parts(home: Home) -> list[Part]:
     """Every part, in the order in which the loop fills them."""
+    if home.kind() is None and home.root.is_dir() and any(home.root.iterdir()):
+        what = f"{home.root} holds files but no readable {home.marker.name}, which marks a home"
+        return [Part("home", "broken", what, f"put {home.marker.name} back, or set GREENLIGHT_HOME to another folder")]
     if home.kind() is None:
         return [
             Part("home", "empty", f"{home.root} does not exist yet", "greenlight demo, or greenlight data import FILE")
@@ -60,6 +63,18 @@ def _log(home: Home) -> Part:
     return Part("log", "ok", f"{events:,} events, {dead:,} unreadable; {lag:,} not yet archived", helps)
 
 
+def _history(home: Home) -> Part:
+    days = len(list((home.history / EVENTS).glob("day=*")))
+    if days:
+        return Part("history", "ok", f"{days:,} days of events")
+    if home.log.exists():
+        with LocalLog(home.log) as log:
+            if log.committed(EVENTS, "archive"):
+                what = f"{home.history} is missing, though events were archived"
+                return Part("history", "broken", what, "greenlight train writes it again from the log")
+    return Part("history", "empty", "nothing was archived yet", "greenlight train")
+
+
 def _snapshot(home: Home) -> Part:
     from pipelines.snapshot import load
 
@@ -75,14 +90,17 @@ def _snapshot(home: Home) -> Part:
 
 
 def _ledger(home: Home) -> Part:
+    if not home.ledger.exists() and any(_folders(home.releases)):
+        what = f"{home.ledger} is missing, though releases were decided on"
+        return Part("ledger", "broken", what, "restore the file from a backup")
     if not home.ledger.exists():
         return Part("ledger", "empty", "nothing was decided yet", "greenlight train")
-    count = Ledger(home.ledger, SigningKey(home.keys)).verify()
+    count = Ledger.to_read(home.ledger, home.keys).verify()
     return Part("ledger", "ok", f"{count} entries, chain and signatures hold")
 
 
 def _champion(home: Home) -> Part:
-    entry = champion(Ledger(home.ledger, SigningKey(home.keys)))
+    entry = champion(Ledger.to_read(home.ledger, home.keys))
     if entry is None:
         return Part("champion", "empty", "no version is in charge", "greenlight train")
     manifest = verify(home.releases / entry.body["release"])
@@ -91,6 +109,9 @@ def _champion(home: Home) -> Part:
 
 def _registry(home: Home) -> Part:
     path = home.root / "mlflow.db"
+    if not path.exists() and any(Ledger.to_read(home.ledger, home.keys).entries("registered")):
+        what = f"{path} is missing, though the ledger names versions"
+        return Part("registry", "broken", what, "restore the file from a backup; greenlight train begins it anew")
     if not path.exists():
         return Part("registry", "empty", "no run was logged yet", "greenlight train")
     with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
@@ -108,6 +129,7 @@ def _bento(home: Home) -> Part:
 
 _LOOKS: dict[str, Callable[[Home], Part]] = {
     "log": _log,
+    "history": _history,
     "snapshot": _snapshot,
     "ledger": _ledger,
     "registry": _registry,
@@ -118,7 +140,7 @@ _HELP = {
     "log": "greenlight data import FILE into a new GREENLIGHT_HOME",
     "snapshot": "greenlight train cuts a new one",
     "ledger": "greenlight ledger --verify names the line; restore the file from a backup",
-    "champion": "greenlight train builds a new release",
+    "champion": "greenlight train builds a release; greenlight ledger --verify checks who is in charge",
     "registry": "restore mlflow.db from a backup; the ledger still holds what was decided",
 }
 

@@ -97,7 +97,7 @@ def train(
         begun, told = time.monotonic(), _in_turn(report)
         told("cutting a snapshot of the history")
         snapshot = cut(home, settings)
-        book = Book(Ledger(home.ledger, SigningKey(home.keys)), now_ms(home, settings))
+        book = Book(Ledger.to_write(home.ledger, home.keys), now_ms(home, settings))
         fit = inputs.judge(inputs.InputsEvidence.of(snapshot.id, snapshot.statistics, book.now), settings.inputs)
         book.record(fit)
         told(f"snapshot {snapshot.id[:12]}: {len(snapshot.interactions):,} interactions; gate inputs: {fit.verdict}")
@@ -361,6 +361,8 @@ def _names(models: Sequence[str]) -> list[str]:
     """The candidates beside popularity, each once. TrainError for a name that can be nothing."""
     for name in models:
         file, colon, _ = name.rpartition(":")
+        if name.endswith(".py"):
+            raise TrainError(f"model {name}: which class of the file? Name it {name}:Class")
         if colon and not Path(file).is_file():
             raise TrainError(f"model {name}: no file {file}; name it FILE.py:Class")
         if not colon and name not in SHELF and not _module_exists(name):

@@ -8,7 +8,7 @@ from conf.home import Home
 from events.archive import find
 from events.event import IMPRESSIONS, Impression
 from events.log import LocalLog
-from mlflow_server.ledger import Entry, Ledger, SigningKey
+from mlflow_server.ledger import Entry, Ledger
 
 
 class UnknownRequest(PlainError):
@@ -38,7 +38,7 @@ class Explanation:
 def explain(home: Home, request_id: str) -> Explanation:
     """Trace one request through journal and ledger. UnknownRequest where the journal does not hold it."""
     slate = _impression(home, request_id)
-    ledger = Ledger(home.ledger, SigningKey(home.keys))
+    ledger = Ledger.to_read(home.ledger, home.keys)
     made = _newest(ledger, "registered", slate.release)
     put = _newest(ledger, "promotion", slate.release)
     snapshot = made.body["snapshot"] if made else None

@@ -72,7 +72,9 @@ def test_status_of_nothing_names_the_first_command(tmp_path: Path) -> None:
 
 def test_status_names_the_broken_part_and_the_next_command(tmp_path: Path) -> None:
     home = tmp_path / "h"
-    (tmp_path / "few.jsonl").write_text('{"kind":"account","version":1,"event_id":"a","ts":1700000000000,"user_id":"u"}\n')
+    (tmp_path / "few.jsonl").write_text(
+        '{"kind":"account","version":1,"event_id":"a","ts":1700000000000,"user_id":"u"}\n'
+    )
     assert greenlight(home, "data", "import", str(tmp_path / "few.jsonl")).returncode == 0
     (home / "log.db").write_bytes(b"not a database, long enough to be read as one" * 100)
     done = greenlight(home, "status", "--json")
@@ -101,3 +103,60 @@ def test_import_and_export_give_json(tmp_path: Path) -> None:
     out = greenlight(tmp_path / "h", "data", "export", "-", "--dead-letter").stdout.splitlines()
     assert len(out) == 51
     assert sum(json.loads(line)["kind"] == "unreadable" for line in out) == 1
+
+
+def test_a_look_at_the_ledger_changes_nothing(tmp_path: Path) -> None:
+    home = tmp_path / "h"
+    done = greenlight(home, "ledger", "--verify", "--json")
+    assert json.loads(done.stdout) == {"entries": 0, "holds": True}
+    assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"GREENLIGHT_CONF": "/"}, "/: settings cannot be read: Is a directory"),
+        ({"GREENLIGHT_CONF": sys.executable}, "not YAML"),
+        ({"GREENLIGHT_TRAIN__SEED": "["}, "GREENLIGHT_TRAIN__SEED='[': not YAML"),
+        ({"GREENLIGHT_HOME": "/dev/null/home"}, "/dev/null/home cannot be made: Not a directory"),
+        ({"GREENLIGHT_HOME": "/proc/home"}, "/proc/home cannot be made"),
+    ],
+    ids=["folder", "binary", "variable", "below a file", "not writable"],
+)
+def test_what_the_environment_names_wrongly_is_one_plain_sentence(
+    tmp_path: Path, variables: dict[str, str], says: str
+) -> None:
+    done = greenlight(tmp_path / "h", "train", **variables)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_name_between_colons_is_no_picture(tmp_path: Path) -> None:
+    done = greenlight(tmp_path / "h", "data", "import", "no:m:where.csv")
+    assert "no:m:where.csv: no such file" in done.stderr
+
+
+def test_status_names_what_is_missing_from_a_home(tmp_path: Path) -> None:
+    home = tmp_path / "h"
+    (tmp_path / "few.jsonl").write_text('{"kind":"account","ts":1700000000000,"user_id":"u"}\n')
+    greenlight(home, "data", "import", str(tmp_path / "few.jsonl"))
+    (home / "releases" / "abc").mkdir(parents=True)
+    (ledger,) = [p for p in json.loads(greenlight(home, "status", "--json").stdout)["parts"] if p["name"] == "ledger"]
+    assert (ledger["state"], "is missing" in ledger["detail"]) == ("broken", True)
+    (home / "home.json").unlink()
+    done = greenlight(home, "status", "--json")
+    assert done.returncode == 2
+    assert "no readable home.json" in json.loads(done.stdout)["parts"][0]["detail"]
+
+
+def test_an_export_does_not_replace_a_device(tmp_path: Path) -> None:
+    home = tmp_path / "h"
+    (tmp_path / "few.jsonl").write_text('{"kind":"account","ts":1700000000000,"user_id":"u"}\n')
+    greenlight(home, "data", "import", str(tmp_path / "few.jsonl"))
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE) as reader:
+        assert greenlight(home, "data", "export", str(pipe)).returncode == 0
+        assert reader.communicate(timeout=30)[0].count(b"\n") == 1
+    assert pipe.is_fifo()

@@ -73,7 +73,15 @@ class Source:
 
 def from_path(path: Path) -> Source:
     """The source at a path: a folder, a zip or one file."""
+    try:
+        return _found(path)
+    except OSError as why:  # what may not be looked into; opening a file says so itself
+        raise SourceError(f"{path} cannot be read: {why.strerror or why}") from why
+
+
+def _found(path: Path) -> Source:
     if path.is_dir():
+        next(path.iterdir(), None)  # rglob passes over a folder that may not be read
         found = [SourceFile(str(p.relative_to(path)), _opener(p)) for p in sorted(path.rglob("*")) if p.is_file()]
         return _chosen(str(path), found)
     if not path.exists():

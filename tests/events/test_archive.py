@@ -1,6 +1,7 @@
 """The archive: by day, each event once, whatever interrupts it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,3 +175,17 @@ def test_two_archives_at_once_double_nothing(log: LocalLog, tmp_path: Path) -> N
     both = [subprocess.Popen(command, env=os.environ) for _ in range(2)]
     assert [process.wait(60) for process in both] == [0, 0]
     assert sorted(read_topic(tmp_path / "history", EVENTS)["offset"].to_pylist()) == list(range(1, 501))
+
+
+def test_a_history_that_was_lost_is_written_again(log: LocalLog, tmp_path: Path) -> None:
+    """Also where that was interrupted half-way: the mark of it stays until the end."""
+    history = tmp_path / "history"
+    log.append_all(ratings(0, 30))
+    archive(log, history)
+    shutil.rmtree(history)
+    assert archive(log, history) == 30
+    shutil.rmtree(history / EVENTS / sorted(os.listdir(history / EVENTS))[0])
+    (history / f".{EVENTS}.again").touch()
+    archive(log, history)
+    assert sorted(read_topic(history, EVENTS)["event_id"].to_pylist()) == sorted(e.event_id for e in ratings(0, 30))
+    assert archive(log, history) == 0

@@ -60,10 +60,10 @@ TAMPERINGS = {
     "repeated": (lambda ls: ls.append(ls[3]), "line 5: the chain is broken"),
     "other signature": (lambda ls: ls.__setitem__(2, altered(ls[2], signature="00" * 64)), "line 3: the signature"),
     "no signature": (lambda ls: ls.__setitem__(2, altered(ls[2], signature="")), "line 3: the signature"),
-    "not JSON": (lambda ls: ls.__setitem__(2, "{"), "unreadable line"),
-    "another shape": (lambda ls: ls.__setitem__(2, '{"seq": 3}'), "unreadable line"),
-    "not UTF-8": (lambda ls: ls.__setitem__(2, "\udcff"), "unreadable line"),
-    "a list": (lambda ls: ls.__setitem__(2, "[1]"), "unreadable line"),
+    "not JSON": (lambda ls: ls.__setitem__(2, "{"), "line 3 is unreadable"),
+    "another shape": (lambda ls: ls.__setitem__(2, '{"seq": 3}'), "line 3 is unreadable"),
+    "not UTF-8": (lambda ls: ls.__setitem__(2, "\udcff"), "line 3 is unreadable"),
+    "a list": (lambda ls: ls.__setitem__(2, "[1]"), "line 3 is unreadable"),
 }
 
 
@@ -205,3 +205,16 @@ def test_a_line_of_another_ledger_under_the_same_key_breaks_the_chain(ledger: Le
     rewrite(ledger, lambda lines: lines.__setitem__(1, spliced))
     with pytest.raises(LedgerError, match="line 2: the chain is broken"):
         ledger.verify()
+
+
+def test_a_lost_key_is_not_replaced_by_another(ledger: Ledger, tmp_path: Path) -> None:
+    """A new key would sign on where the old one ended, and nothing after it would verify."""
+    ledger.append("note", {"n": 1}, actor="me", ts=1)
+    keys = tmp_path / "other-keys"
+    for again in (Ledger.to_read(ledger.path, keys), Ledger.to_write(ledger.path, keys)):
+        assert [entry.body for entry in again.entries()] == [{"n": 1}]
+        with pytest.raises(LedgerError, match=r"the key that signed .* is missing"):
+            again.append("note", {"n": 2}, actor="me", ts=2)
+        with pytest.raises(LedgerError, match=r"the key that signed .* is missing"):
+            again.verify()
+    assert not keys.exists()
