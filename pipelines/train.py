@@ -10,7 +10,6 @@ by release; runs of the dead training are closed, and the first champion is deci
 import fcntl
 import getpass
 import importlib.util
-import math
 import subprocess
 import threading
 import time
@@ -27,15 +26,16 @@ from conf.home import Home
 from conf.settings import Settings
 from events.clock import now_ms
 from mlflow_server.ledger import Decision, Ledger, SigningKey
-from mlflow_server.registry import Registry, Standing, in_charge, ranged, signed
+from mlflow_server.registry import Registry, Standing, in_charge, signed
 from mlflow_server.release import Manifest, ReleaseError, verify
 from models.ranking import Interval
 from models.shelf import SHELF
 from monitoring.gates import infra, inputs, offline
 from monitoring.gates.infra import InfraEvidence
+from pipelines import account
 from pipelines.attempt import METRIC, Attempt, Work, candidate, champion_again, disguised, meet_popularity, short
 from pipelines.candidate import allow, stop_all
-from pipelines.evaluate import SLICES, Evaluation, windows
+from pipelines.evaluate import Evaluation, windows
 from pipelines.judge import Against, choose, evidence, reference
 from pipelines.snapshot import Snapshot, cut
 
@@ -152,9 +152,8 @@ class Session:
         with self._timed("attempts"):
             yardstick = pool.submit(meet_popularity, self.work)
             # the last named go first: people list from simple to complex, and the longest must not start last
-            others = [pool.submit(candidate, self.work, n, partial(_half_life, yardstick)) for n in reversed(names)][
-                ::-1
-            ]
+            half_life = partial(_half_life, yardstick)
+            others = [pool.submit(candidate, self.work, name, half_life) for name in reversed(names)][::-1]
             old = self._champion_again(pool)
             self.registry = opening.result()
             self.runs = self._start_runs([short(name) for name in ("popularity", *names)])
@@ -190,7 +189,7 @@ class Session:
         registry, work = self.registry, self.work
         self._dataset(run)
         registry.trials(run, made.trials)
-        registry.measured(run, params={"seed": work.seed, **(made.config or {})}, metrics=_metrics(work, made))
+        registry.measured(run, params={"seed": work.seed, **(made.config or {})}, metrics=account.metrics(work, made))
         if made.release:
             tags = {"model": made.model, "snapshot": work.snapshot, "gate.inputs": self.fit.verdict}
             made.version = registry.register(run, made.release, tags)
@@ -233,7 +232,7 @@ class Session:
         for decision in decisions.values():
             self.book.record(decision)
             self.registry.decided(run, decision)
-        self.registry.measured(run, params={}, metrics=_comparisons(self.work, made, yardstick))
+        self.registry.measured(run, params={}, metrics=account.comparisons(self.work, made, yardstick))
         refused = next(
             ((g, decisions[g].reason) for g in GATES if g in decisions and decisions[g].verdict != "pass"), None
         )
@@ -252,12 +251,12 @@ class Session:
             run=run,
             state="failed" if made.failed else "refused" if refused else "passed",
             quality=made.evaluation.interval(METRIC, self.work.settings.evaluate) if made.evaluation else None,
-            advantage=_advantage(self.work, made, yardstick),
+            advantage=account.advantage(self.work, made, yardstick),
             decisions={self.fit.gate: self.fit, **decisions},
-            failed=made.failed or _diverged(made),
+            failed=made.failed or account.diverged(made),
             refused=refused,
             seconds=made.seconds,
-            measured=_measured(made),
+            measured=account.measured(made),
         )
 
     def _decisions(
@@ -290,7 +289,9 @@ class Session:
             trained = [replace(t, state=alias) if t is winner else t for t in trained]
         champion = in_charge(self.book.ledger).get("champion")
         challenger = in_charge(self.book.ledger).get("challenger")
-        sentence = _sentence(winner, alias, rule, self.incumbent.body["version"] if self.incumbent else None, trained)
+        sentence = account.sentence(
+            winner, alias, rule, self.incumbent.body["version"] if self.incumbent else None, trained
+        )
         self.work.report(sentence)
         return Training(
             snapshot=self.work.snapshot,
@@ -335,15 +336,16 @@ class Session:
         registry.picture([self.parent, *self.runs], standings)
         registry.mirror(self.book.ledger)
         for one in trained:
-            words = _words(one, outcome.rule)
+            words = account.words(one, outcome.rule)
             if one.version:
-                registry.tag_version(one.version, _tags(one))
+                registry.tag_version(one.version, account.tags(one))
                 registry.describe_version(one.version, words)
             registry.describe_run(one.run, words)
             registry.finish(one.run, one.failed)
         registry.describe_model(f"**{outcome.sentence}**")
         registry.describe_run(
-            self.parent, f"**{outcome.sentence}**\n\n" + "\n".join(f"- {_words(t, outcome.rule)}" for t in trained)
+            self.parent,
+            f"**{outcome.sentence}**\n\n" + "\n".join(f"- {account.words(t, outcome.rule)}" for t in trained),
         )
         registry.finish(self.parent)
 
@@ -457,97 +459,6 @@ def _untrained(snapshot: Snapshot, fit: Decision, book: Book) -> Training:
     champion, challenger = found.get("champion", {}), found.get("challenger", {})
     version, rule = champion.get("version"), champion.get("rule", "")
     return Training(snapshot.id, fit, (), version, challenger.get("version"), rule, sentence)
-
-
-def _metrics(work: Work, made: Attempt) -> dict[str, float | Interval]:
-    """What a run shows: quality on validation with intervals, slices, other qualities, and where the time went."""
-    found: dict[str, float | Interval] = {f"seconds_{part}": s for part, s in made.seconds.items()}
-    if made.evaluation is None:
-        return found
-    conf, summary = work.settings.evaluate, made.evaluation.summary()
-    for metric in summary["metrics"]:
-        found[metric.replace("@", "_at_")] = made.evaluation.interval(metric, conf)
-    for name in SLICES:
-        found[f"ndcg_at_10_{name}_viewers"] = summary["slices"][name]["ndcg@10"]
-    for name in ("coverage@10", "novelty", "popularity_share", "non_finite", "viewers_per_second"):
-        found[name.replace("@", "_at_")] = math.nan if summary[name] is None else summary[name]
-    if made.disguise:
-        found["ndcg_at_10_in_disguise"] = made.disguise.quality
-    return found
-
-
-def _advantage(work: Work, made: Attempt, yardstick: Attempt) -> Interval | None:
-    if made is yardstick or made.evaluation is None or yardstick.evaluation is None:
-        return None
-    return work.difference(made.evaluation, yardstick.evaluation)
-
-
-def _comparisons(work: Work, made: Attempt, yardstick: Attempt) -> dict[str, float | Interval]:
-    """What is known once popularity and the test window are: the advantage, and quality on test."""
-    found: dict[str, float | Interval] = {}
-    if (ahead := _advantage(work, made, yardstick)) is not None:
-        found["advantage"] = ahead
-    if made.test is not None and yardstick.test is not None:
-        found["test_ndcg_at_10"] = made.test.interval(METRIC, work.settings.evaluate)
-        if made is not yardstick:
-            found["test_advantage"] = work.difference(made.test, yardstick.test)
-    return found
-
-
-def _diverged(made: Attempt) -> str:
-    faults = made.evaluation.non_finite if made.evaluation else 0
-    return f"diverged: {faults:,} of its scores are NaN or infinite" if faults else ""
-
-
-def _measured(made: Attempt) -> dict[str, float]:
-    probe = made.infra.probe if made.infra else None
-    return {k: getattr(probe, k) for k in ("median_ms", "popularity_ms", "memory_mb")} if probe else {}
-
-
-def _tags(one: Trained) -> dict[str, str]:
-    first = one.refused[1].split("; ")[0] if one.refused else ""
-    verdict = f"refused by {one.refused[0]}: {first}" if one.refused else one.state
-    gates = {f"gate.{gate}": decision.verdict for gate, decision in one.decisions.items()}
-    return {
-        **gates,
-        "model": one.name,
-        "verdict": verdict,
-        "ndcg_at_10": ranged(one.quality),
-        "advantage": signed(one.advantage),
-    }
-
-
-def _words(one: Trained, rule: str) -> str:
-    """One candidate in words, for its run and its version; `rule` put the champion in charge."""
-    name = f"version {one.version} ({one.name})" if one.version else one.name
-    if one.failed:
-        return f"{name} failed: {one.failed}"
-    quality = f"NDCG@10 {ranged(one.quality)} on validation"
-    ahead = f", {signed(one.advantage)} against popularity" if one.advantage else ""
-    ends = {
-        "champion": f"It is the champion. {_capital(rule)}.",
-        "challenger": "It is the challenger: promote it when the A/B test says so.",
-        "passed": "Its gates passed.",
-        "refused": f"Do not promote it. Refused by gate {one.refused[0]}: {one.refused[1]}." if one.refused else "",
-    }
-    return f"{name}: {quality}{ahead}. {ends[one.state]}"
-
-
-def _sentence(winner: Trained | None, alias: str, rule: str, incumbent: int | None, trained: Sequence[Trained]) -> str:
-    """The one sentence that names the version to promote, or who is in charge, and why."""
-    if winner and alias == "champion":
-        return f"Version {winner.version} ({winner.name}) is champion. {_capital(rule)}."
-    if winner:
-        return f"Version {winner.version} ({winner.name}) is challenger to champion version {incumbent}: it {rule}."
-    if incumbent is not None:
-        why = rule if rule.startswith("the best") else "no candidate passed its gates"
-        return f"Version {incumbent} stays champion: {why}."
-    refusals = "; ".join(f"{t.name} by {t.refused[0]}: {t.refused[1]}" for t in trained if t.refused)
-    return f"Nobody passed, so there is no champion: {refusals or 'no gate passed'}."
-
-
-def _capital(sentence: str) -> str:
-    return sentence[:1].upper() + sentence[1:]
 
 
 def _first_line(why: BaseException) -> str:
