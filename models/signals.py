@@ -2,8 +2,8 @@
 
 1. ease: EASE's score on the history, decayed; less its mean over active viewers, over its spread.
 2. genre: mean over the movie's genres of log(the viewer's smoothed share of the genre / everyone's), centred.
-3. share: the movie's share of the recent events of viewers with similar histories, centred; and the same over its
-   spread. Similarity is linear in the viewer's history, so it folds into one item-to-item matrix.
+3. share: the movie's share of the recent events of viewers with similar histories, smoothed, centred; and the same
+   over its spread. Similarity is linear in the viewer's history, so it folds into one item-to-item matrix.
 
 A popular movie has a high score for everybody. Centring removes that, so that what is left tells viewers apart.
 Movies newer than the fit have the genre signal alone. Tried for them, on windows before the test window, and left out
@@ -22,7 +22,7 @@ from models.interactions import DAY_MS, Catalogue, Histories, Interactions, hist
 NAMES = ("ease", "genre", "share", "share_scaled")
 ACTIVE_DAYS = 60  # viewers seen in so many days say what is usual
 REFERENCE = 3000  # at most so many of them
-PRIOR_EVENTS = 3.0  # weight of everyone's genre shares in a viewer's own
+PRIOR_EVENTS = 3.0  # weight of everyone's shares (of genres, of movies) in a viewer's own
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Stage:
     matrix: np.ndarray  # (m + 1, 2h + 1) float32: weights, together, together_total
     unknown: np.ndarray  # (h,) bool: no column was learned
     usual: np.ndarray  # (4, h)
+    prior: np.ndarray  # (h + 1,) float32: what PRIOR_EVENTS typical events add to together and together_total
     genres: np.ndarray  # (items, g) float32, rows that sum to 1, or 0 where a movie has none
     item_genres: np.ndarray  # (g, h)
     genre_base: np.ndarray
@@ -107,13 +108,15 @@ def stage(signals: Signals, catalogue: Catalogue, items: np.ndarray, genre_names
     if len(signals.columns):
         matrix[:-1, :count] = signals.weights[:, column] * ~unknown
         matrix[:-1, count:-1] = signals.together[:, column] * ~unknown
-    matrix[:-1, -1] = signals.together_total
+    matrix[:-1, -1] = total = signals.together_total
+    typical = total @ total / max(float(total.sum()), 1e-9)  # total of the movie of an event, over events
     genres = _genre_shares(catalogue, genre_names)
     return Stage(
         place,
         matrix,
         unknown,
         signals.usual[:, column] if len(signals.columns) else np.zeros((4, count), np.float32),
+        PRIOR_EVENTS * typical * matrix[:, count:].sum(axis=0) / max(float(total.sum()), 1e-9),
         genres,
         np.ascontiguousarray(genres[items].T),
         signals.genre_base,
@@ -143,7 +146,8 @@ def _raw(
     by_row = csr_array((past.data, at.place[past.indices], past.indptr), shape=(len(histories), len(at.matrix)))
     sums = by_row @ at.matrix
     count = (at.matrix.shape[1] - 1) // 2
-    share = sums[:, count:-1] / np.maximum(sums[:, -1:], 1e-9)
+    together = sums[:, count:] + at.prior
+    share = together[:, :-1] / np.maximum(together[:, -1:], 1e-9)
     watched = past @ at.genres
     smoothed = (watched + PRIOR_EVENTS * at.genre_base) / (watched.sum(axis=1, keepdims=True) + PRIOR_EVENTS)
     return sums[:, :count], share, np.log(smoothed / at.genre_base)

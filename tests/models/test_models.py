@@ -155,6 +155,16 @@ def test_the_ranker_learns_who_deviates_where_there_is_something_to_learn(audien
     assert (shown % 2 == viewers[:, None] % 2).mean() > (plain % 2 == viewers[:, None] % 2).mean() + 0.1
 
 
+def test_a_viewer_without_history_has_everyones_share(audience: Interactions) -> None:
+    """The fewer events, the nearer: one event alone says nearly nothing."""
+    learned = signals.learn(audience, signals.SignalsConfig())
+    at = signals.stage(learned, audience.catalogue, learned.columns.astype(np.int64), audience.catalogue.genre_names)
+    everyone = learned.together.sum(axis=0) / learned.together_total.sum()
+    _, share, _ = signals._raw(at, histories_of(audience, np.array([-1, 0]), audience.end_ms), audience.end_ms, 60.0)
+    np.testing.assert_allclose(share[0], everyone, rtol=1e-4)
+    assert np.abs(share[1] - everyone).max() > 1e-3
+
+
 def test_a_ranker_with_too_little_to_learn_from_is_popularity(audience: Interactions) -> None:
     thin = audience.before(20 * DAY_MS)
     model = Ranker(RankerConfig(discovery=False)).fit(thin)
