@@ -137,8 +137,8 @@ def train(
     model: Annotated[
         list[str] | None, typer.Option(help="Short name, pkg.Class or FILE.py:Class; repeat for more.")
     ] = None,
-    trials: Annotated[int | None, typer.Option(help="Tuning trials per model, on validation.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Tuning time per model.")] = None,
+    trials: Annotated[int | None, typer.Option(min=0, help="Tuning trials per model, on validation.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Tuning time per model.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")] = None,
     as_json: Json = False,
 ) -> int:

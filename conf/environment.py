@@ -6,7 +6,7 @@ QUIET = {  # no telemetry, no progress bars in logs
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # its errors arrive as exceptions, and are said once
     "GIT_PYTHON_REFRESH": "quiet",
 }
 

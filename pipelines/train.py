@@ -40,6 +40,7 @@ from pipelines.judge import Against, choose, evidence, reference
 from pipelines.snapshot import Snapshot, cut
 
 ROOT = Path(__file__).parents[1]
+DISK_FULL = "database or disk is full"  # SQLite's words
 GATES = ("offline", "infra")  # in the order in which a refusal is named
 
 
@@ -105,7 +106,12 @@ def train(
             return _untrained(snapshot, fit, book)
         work = _work(home, settings, snapshot, trials, minutes, seed, told)
         seconds = {"snapshot": round(time.monotonic() - begun, 2)}
-        return Session(home, work, snapshot, fit, book, seconds).run(names, opening)
+        try:
+            return Session(home, work, snapshot, fit, book, seconds).run(names, opening)
+        except Exception as why:  # MLflow has several kinds for what SQLite says here
+            if DISK_FULL not in str(why):
+                raise
+            raise TrainError(f"{home.registry}: no space left on the disk; free some and repeat") from why
 
 
 @dataclass(frozen=True)

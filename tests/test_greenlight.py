@@ -43,6 +43,8 @@ def test_every_verb_is_listed_above() -> None:
         (["why", "no-such-id"], "no-such-id"),
         (["data", "import", "nowhere.csv"], "nowhere.csv"),
         (["train", "--model", "eaze"], "ease"),
+        (["train", "--trials", "-1"], "trials"),
+        (["train", "--model", "model.py"], "model.py:Class"),
         (["train"], "data import"),
     ],
     ids=" ".join,
