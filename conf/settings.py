@@ -96,7 +96,7 @@ class Train(Section):
     candidate_timeout_minutes: Positive = 30  # a fit that hangs is killed and marked failed
     candidate_memory_mb: Positive = 8192  # a candidate that asks for more fails instead of the machine
     at_once: Annotated[int, Field(ge=1)] = 2  # candidates fitted at the same time
-    popularity_trials: Count = 12  # its half-life is always tuned: it is the yardstick
+    popularity_trials: Count = 8  # its half-life is always tuned: it is the yardstick
     seed: int = 0
 
 
