@@ -60,7 +60,7 @@ class Demo:
         with subprocess.Popen(command, env=self.home.environment()):  # MLflow takes seconds to make its database
             self.events_in()
             snapshot = self.snapshot()
-        training = self.train()
+        training = self.train(snapshot)
         self.gates(training)
         if training.candidates:
             self.refusal(training)
@@ -87,12 +87,14 @@ class Demo:
             step.note = f"{snapshot.id[:12]}: {size}"
         return snapshot
 
-    def train(self) -> Training:
+    def train(self, snapshot: Snapshot) -> Training:
         with self.story.step(
             "train", "each candidate in a process of its own, evaluated day by day as deployed"
         ) as step:
             models = (BAD, *self.settings.train.models)
-            training = train(self.home, self.settings, models=models, seed=self.seed, report=self.story.tell)
+            training = train(
+                self.home, self.settings, models=models, seed=self.seed, snapshot=snapshot, report=self.story.tell
+            )
             step.note = (
                 "; ".join(f"{c.name} NDCG@10 {c.quality.mean:.4f}" for c in training.candidates if c.quality)
                 or training.sentence

@@ -89,15 +89,20 @@ def train(
     trials: int = 0,
     minutes: float | None = None,
     seed: int = 0,
+    snapshot: Snapshot | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Training:
-    """Train the candidates and judge them; popularity always comes first. TrainError where another training runs."""
+    """Train the candidates and judge them; popularity always comes first. TrainError where another training runs.
+
+    snapshot: what to learn from, where the caller has just cut it; otherwise it is cut here.
+    """
     names = _names(settings.train.models if models is None else models)
     with _alone(home), ThreadPoolExecutor(1) as opener:
         opening = opener.submit(Registry, home, settings.registry.name)  # MLflow takes seconds to import and set up
         begun, told = time.monotonic(), _in_turn(report)
-        told("cutting a snapshot of the history")
-        snapshot = cut(home, settings)
+        if snapshot is None:
+            told("cutting a snapshot of the history")
+            snapshot = cut(home, settings)
         book = Book(Ledger.to_write(home.ledger, home.keys), now_ms(home, settings))
         fit = inputs.judge(inputs.InputsEvidence.of(snapshot.id, snapshot.statistics, book.now), settings.inputs)
         book.record(fit)
