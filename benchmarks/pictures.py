@@ -27,7 +27,7 @@ def main(home: Home) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         page = Path(scratch) / "scoreboard.html"
         page.write_text(_page(board))
-        _picture(page.as_uri(), DOCS / "scoreboard.png", "1200,510", scratch)
+        _picture(page.as_uri(), DOCS / "scoreboard.png", "1200,500", scratch)
         with serve_registry(home, load(), port=0) as registry:
             model = f"{registry.url}/#/models/recommender"
             _picture(model, DOCS / "registry.png", "1900,1000", scratch)
