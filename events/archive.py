@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from conf.errors import PlainError
-from events.disk import sync_folder
+from events.disk import sync
 from events.event import ANY_EVENT, CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, AnyEvent
 from events.log import Log, Record
 
@@ -142,7 +142,7 @@ def _merge(folder: Path, rows: pa.Table) -> None:
     with ThreadPoolExecutor(WRITERS) as pool:
         parts = [(folder / _day(days[s]), rows.slice(s, e - s)) for s, e in zip(starts, ends, strict=True)]
         list(pool.map(lambda part: _merge_day(*part), parts))
-    sync_folder(folder)
+    sync(folder)
 
 
 def _merge_day(folder: Path, rows: pa.Table) -> None:
@@ -172,7 +172,7 @@ def write_parquet(file: Path, table: pa.Table) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         part.replace(file)
-        sync_folder(file.parent)
+        sync(file.parent)
     except OSError as why:
         part.unlink(missing_ok=True)
         raise ArchiveError(f"{file} cannot be written: {why.strerror or why}") from why

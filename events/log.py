@@ -20,7 +20,7 @@ import apsw
 
 from conf.errors import PlainError
 from events.codecs import decode, encode
-from events.disk import sync_folder
+from events.disk import sync
 from events.event import DEAD_LETTER, EVENTS, AnyEvent, Unreadable
 
 FORMAT = 1
@@ -187,7 +187,7 @@ class LocalLog:
             with self._db:
                 self._db.execute(SCHEMA)
                 self._db.pragma("user_version", FORMAT)
-            sync_folder(self.path.parent)
+            sync(self.path.parent)
 
     def _store(self, runs: list[tuple[str, list[AnyEvent]]]) -> dict[str, Appended]:
         stored: dict[str, Appended] = {}

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from conf.errors import PlainError
+from events.disk import sync
 from mlflow_server.ledger import SigningKey, signature_holds
 from mlflow_server.topk import TopK, precompute
 from mlflow_server.viewers import Viewers
@@ -296,14 +297,14 @@ def _inventory(folder: Path) -> dict[str, dict[str, Any]]:
 def _publish(folder: Path, target: Path) -> Release:
     """Sync `folder` and rename it to `target`; a sound release that is there already stays."""
     for path in [*folder.rglob("*"), folder]:
-        _sync(path)
+        sync(path)
     try:
         return Release(target.name, target, verify(target))
     except ReleaseError:
         if target.exists():  # damaged: made anew
             target.replace(folder.with_name(f"{folder.name}-damaged"))
     folder.replace(target)
-    _sync(target.parent)
+    sync(target.parent)
     _sweep(target.parent)
     return Release(target.name, target, verify(target))
 
@@ -505,11 +506,3 @@ def _canonical(value: Any) -> bytes:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

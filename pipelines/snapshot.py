@@ -32,7 +32,7 @@ from conf.home import Home
 from conf.settings import Settings
 from conf.settings import Snapshot as SnapshotSettings
 from events.archive import ArchiveError, archive, read_topic, write_parquet
-from events.disk import sync_folder
+from events.disk import sync
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS
 from events.log import LocalLog, LogError
 from models.interactions import Catalogue, Interactions
@@ -219,7 +219,7 @@ def _in_place(part: Path, folder: Path) -> Path:
         else:
             return folder
     part.rename(folder)
-    sync_folder(folder.parent)
+    sync(folder.parent)
     return folder
 
 
