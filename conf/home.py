@@ -67,6 +67,16 @@ class Home:
         return self.root / "bentoml"
 
     @property
+    def workers(self) -> Path:
+        """Folder in which each serving worker says what it serves: `<pid>.json`."""
+        return self.root / "workers"
+
+    @property
+    def live(self) -> Path:
+        """What is refreshed beside a release: `live/<digest>/`. The release's own copy is the floor."""
+        return self.root / "live"
+
+    @property
     def marker(self) -> Path:
         return self.root / "home.json"
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, ValidationError, field_validator
 
 from conf.errors import PlainError
 
@@ -30,6 +30,15 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def known_zone(zone: str) -> str:
+    """The name of a time zone, if it is one."""
+    try:
+        ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError) as why:
+        raise ValueError("no such time zone; use UTC or a name such as Europe/Berlin") from why
+    return zone
+
+
 class Data(Section):
     """Reading events in."""
 
@@ -41,11 +50,7 @@ class Data(Section):
     @field_validator("zone")
     @classmethod
     def _is_known(cls, zone: str) -> str:
-        try:
-            ZoneInfo(zone)
-        except (ZoneInfoNotFoundError, ValueError) as why:
-            raise ValueError("no such time zone; use UTC or a name such as Europe/Berlin") from why
-        return zone
+        return known_zone(zone)
 
 
 class Snapshot(Section):
@@ -109,9 +114,12 @@ class Evaluate(Section):
 
 
 class Serving(Section):
-    host: str = "127.0.0.1"
+    host: str = "127.0.0.1"  # beyond loopback needs keys and the two TLS files
     port: Annotated[int, Field(ge=0, le=65535)] = 3000
+    tls_certificate: str = ""  # PEM files
+    tls_key: str = ""
     workers: Annotated[int, Field(ge=1, le=64)] = 2
+    popularity_share: Share = 0.01  # of the viewers, always the same ones: the fallback is never untested
     default_k: Annotated[int, Field(ge=1)] = 20
     max_k: Annotated[int, Field(ge=1)] = 100
     deadline_ms: Positive = 500  # where the caller names none; callers cut off at 600 to 800
@@ -130,6 +138,79 @@ class Registry(Section):
     port: Annotated[int, Field(ge=0, le=65535)] = 5000
 
 
+Scope = Literal["read", "events", "admin"]
+
+
+class Door(Section):
+    """Who gets in."""
+
+    environment: Annotated[str, Field(pattern=r"^[a-z]{2,12}$")] = "local"  # in every key: gl_<environment>_...
+    anonymous: tuple[Literal["read", "events"], ...] = ("read",)  # what a caller on loopback may do without a key
+    anonymous_per_minute: Annotated[int, Field(ge=1)] = 100  # requests of one IPv4 address or one IPv6 /64
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()  # whose X-Forwarded-For is believed
+    cors_origins: tuple[str, ...] = ()  # exact origins, such as https://app.example.org
+
+
+class Intake(Section):
+    """Events that are posted."""
+
+    max_bytes: Annotated[int, Field(ge=1)] = 4 << 20  # of one batch, as sent and as unpacked
+    max_events: Annotated[int, Field(ge=1)] = 10_000  # of one batch
+    waiting_bytes: Annotated[int, Field(ge=1)] = 64 << 20  # of all batches not yet stored; more are answered 503
+    ahead_of_clock_hours: Positive = 24  # an event further ahead of the home's clock is quarantined
+    ahead_of_wall_minutes: Positive = 5  # or this far ahead of the wall clock
+
+
+class Cache(Section):
+    """Answers of the model, kept."""
+
+    redis: str = ""  # redis://host:6379/0 or rediss://; empty: in each worker's memory
+    ttl_s: Positive = 3600  # the longest that an answer counts as fresh
+    stale_s: Positive = 86_400  # the longest that it may be served, marked, while the model cannot answer
+    entries: Annotated[int, Field(ge=1)] = 20_000  # kept in a worker's memory
+    timeout_ms: Positive = 20  # of one look into Redis
+
+
+class Storage(Section):
+    """History, releases and MLflow's artifacts in a bucket; folders of the home where none is named."""
+
+    bucket: str = ""
+    prefix: str = "greenlight"
+    endpoint: str = ""  # of an S3 that is not Amazon's
+    region: str = ""
+    encryption: Literal["AES256", "aws:kms", ""] = "AES256"  # at rest, asked for with every object
+    kms_key: str = ""
+
+
+class Retention(Section):
+    """What `greenlight prune` leaves. What is live, aliased, `previous` or in an experiment always stays."""
+
+    snapshots: Annotated[int, Field(ge=1)] = 8  # the newest
+    releases: Annotated[int, Field(ge=1)] = 8
+    bentos: Annotated[int, Field(ge=1)] = 3
+    logged_models: Annotated[int, Field(ge=1)] = 20
+    reports_days: Positive = 90
+
+
+class Schedule(Section):
+    """When jobs run: five cron fields in `zone`; empty: never."""
+
+    zone: str = "UTC"
+    prune: str = "30 4 * * *"
+
+    @field_validator("zone")
+    @classmethod
+    def _is_known(cls, zone: str) -> str:
+        return known_zone(zone)
+
+
+class Workers(Section):
+    """The loops that `greenlight up` runs beside the API."""
+
+    archive_every_s: Positive = 5
+    reconcile_every_s: Positive = 0.5
+
+
 class Settings(Section):
     clock: Literal["event", "wall"] = "event"  # event: recorded or simulated data; wall: a live site
     data: Data = Data()
@@ -140,7 +221,14 @@ class Settings(Section):
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     serving: Serving = Serving()
+    door: Door = Door()
+    intake: Intake = Intake()
+    cache: Cache = Cache()
     registry: Registry = Registry()
+    storage: Storage = Storage()
+    retention: Retention = Retention()
+    schedule: Schedule = Schedule()
+    workers: Workers = Workers()
 
 
 def load(environment: dict[str, str] | None = None) -> Settings:

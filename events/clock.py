@@ -7,10 +7,15 @@ from conf.settings import Settings
 from events.log import LocalLog
 
 
+def wall_ms() -> int:
+    """Wall time in ms since 1970."""
+    return time.time_ns() // 1_000_000
+
+
 def now_ms(home: Home, settings: Settings) -> int:
     """The home's now in ms since 1970: wall time, or, on the event clock, the newest viewer event (0 before any)."""
     if settings.clock == "wall":
-        return time.time_ns() // 1_000_000
+        return wall_ms()
     if not home.log.exists():
         return 0
     with LocalLog(home.log) as log:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from conf.environment import silence_mlflow
 from conf.home import Home
-from mlflow_server.ledger import Decision, Entry, Ledger
+from mlflow_server.in_charge import ALIASES, in_charge
+from mlflow_server.ledger import Decision, Ledger
 from mlflow_server.release import Release
 from models.ranking import Interval
 
@@ -30,7 +31,6 @@ EXPERIMENT = "recommender"
 ROOT = Path(__file__).parents[1]
 PARTS = ("conf", "events", "models", "mlflow_server")  # of this project that a logged model needs to load
 PACKAGES = ("cryptography", "implicit", "mlflow", "numpy", "pandas", "pydantic", "pyyaml")
-ALIASES = ("champion", "challenger", "previous")
 PARENT = "mlflow.parentRunId"  # MLflow's own tag of a nested run
 LIMIT = 5000  # characters of a description or a tag that MLflow keeps
 
@@ -246,20 +246,6 @@ class Registry:
                 self.client.delete_registered_model_alias(self.name, alias)
             elif version is not None and str(present.get(alias)) != str(version):
                 self.client.set_registered_model_alias(self.name, alias, str(version))
-
-
-def in_charge(ledger: Ledger) -> dict[str, Entry]:
-    """The promotion that each alias rests on now. A challenger that became champion is challenger no more."""
-    found: dict[str, Entry] = {}
-    for entry in ledger.entries("promotion"):
-        alias, release = entry.body["alias"], entry.body["release"]
-        if alias == "champion":
-            if "champion" in found and found["champion"].body["release"] != release:
-                found["previous"] = found["champion"]
-            if "challenger" in found and found["challenger"].body["release"] == release:
-                del found["challenger"]
-        found[alias] = entry
-    return found
 
 
 def make_database(home: Home) -> None:

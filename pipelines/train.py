@@ -25,8 +25,9 @@ from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings
 from events.clock import now_ms
+from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Decision, Ledger, SigningKey
-from mlflow_server.registry import Registry, Standing, in_charge, signed
+from mlflow_server.registry import Registry, Standing, signed
 from mlflow_server.release import Manifest, ReleaseError, verify
 from models.ranking import Interval
 from models.shelf import SHELF

@@ -15,7 +15,6 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
 
 import orjson
 
@@ -23,36 +22,18 @@ from conf.home import Home
 from conf.settings import Settings
 from mlflow_server.release import ReleaseError
 from serving import metrics as prometheus
-from serving import reading
-from serving.journal import Journal, RequestIds, Served, wall_ms
-from serving.ladder import Request, Slate, recommend
+from serving.answer import USER_PREFIX, Answering
+from serving.cache import NoCache
+from serving.journal import Journal, RequestIds
 from serving.metrics import Metrics
 from serving.pool import CallerGone
-from serving.reading import JSON, ASGIApp, Headers, Message, Receive, Refused, Scope, Send
+from serving.reading import JSON, TEXT, ASGIApp, Call, Message, Receive, Refused, Reply, Scope, Send
 from serving.shelf import Shelf
 
 log = logging.getLogger("greenlight.serving")
 
-ARM = "champion"
-USER_PREFIX = b"/recommend/"
 SWITCH_S = 0.0005  # the journal's thread gives the interpreter back to the event loop after this time, not after 5 ms
-TEXT = b"text/plain; charset=utf-8"
 STATUS = {status: f"{status // 100}xx" for status in range(100, 600)}
-
-
-class Call(NamedTuple):
-    """One request on its way through the edge. `begun` is on the clock of `time.monotonic`."""
-
-    scope: Scope
-    receive: Receive
-    begun: float
-    request_id: str
-
-
-class Reply(NamedTuple):
-    status: int
-    headers: Headers
-    body: bytes
 
 
 Handler = Callable[[Call], Awaitable[Reply]]
@@ -66,8 +47,9 @@ class Edge:
         self.metrics, self.ids = Metrics(), RequestIds()
         self.journal = Journal(home, settings.serving.journal_capacity, self.metrics)
         self.shelf: Shelf | None = None
+        self._answering: Answering | None = None
         self._exact: dict[str, tuple[Handler, tuple[str, ...]]] = {
-            "/v1/recommend": (self._post, ("POST",)),
+            "/v1/recommend": (self._recommend, ("POST",)),
             "/readyz": (self._readyz, ("GET", "HEAD")),
             "/livez": (self._livez, ("GET", "HEAD")),
             "/healthz": (self._livez, ("GET", "HEAD")),
@@ -81,7 +63,7 @@ class Edge:
             return await self.inner(scope, receive, send)
         raw = scope["raw_path"]
         if raw.startswith(USER_PREFIX) and b"/" not in raw[len(USER_PREFIX) :]:
-            return await self._answer(self._get, ("GET", "HEAD"), "/recommend/{user_id}", scope, receive, send)
+            return await self._answer(self._recommend, ("GET", "HEAD"), "/recommend/{user_id}", scope, receive, send)
         if found := self._exact.get(scope["path"]):
             return await self._answer(*found, scope["path"], scope, receive, send)
         return await self.inner(scope, receive, send)
@@ -109,6 +91,7 @@ class Edge:
     def start(self) -> None:
         """Read the release, start the journal. ReleaseError where there is not even a popularity ranking."""
         self.shelf = self.open_shelf()
+        self._answering = Answering(self.shelf, NoCache(), self.journal, self.metrics, self.settings)
         self.shelf.start()
         self.journal.start()
         gc.collect()
@@ -141,80 +124,35 @@ class Edge:
 
     # Slates -------------------------------------------------------------------------------------------------------
 
-    async def slate(
-        self, user_id: str, k: int, call: Call, deadline_ms: float, gone: Callable[[], Awaitable[None]]
-    ) -> Slate:
-        """One slate, journaled: what both routes and BentoML's own API answer with."""
-        shelf = self._opened()
-        request = Request(user_id, k, call.begun + deadline_ms / 1000, gone)
-        slate = await recommend(request, shelf, self.metrics)
-        latency_ms = (time.monotonic() - call.begun) * 1000
-        what = (slate.rung, slate.ids, k, latency_ms)
-        self.journal.put(Served(call.request_id, shelf.now_ms(), wall_ms(), user_id, ARM, shelf.release, *what))
-        return slate
-
-    async def _get(self, call: Call) -> Reply:
-        scope, serving = call.scope, self.settings.serving
-        user_id = reading.user_in_path(scope["raw_path"][len(USER_PREFIX) :])
-        k = reading.k_in_query(scope["query_string"], serving)
-        deadline_ms = reading.deadline_ms(scope["headers"], serving)
-        if scope["method"] == "HEAD":  # nobody would see a slate, so none is made
-            return Reply(200, [(b"content-type", TEXT)], b"")
-        slate = await self.slate(user_id, k, call, deadline_ms, reading.until_gone(call.receive))
-        return Reply(200, [(b"content-type", TEXT), *self._told(slate)], ",".join(slate.ids).encode())
-
-    async def _post(self, call: Call) -> Reply:
-        headers, serving = call.scope["headers"], self.settings.serving
-        deadline_ms = reading.deadline_ms(headers, serving)
-        user_id, k = reading.wish(headers, await reading.body(call.receive), serving)
-        slate = await self.slate(user_id, k, call, deadline_ms, reading.until_gone(call.receive))
-        answer = orjson.dumps(self.as_json(slate, call.request_id))
-        return Reply(200, [(b"content-type", JSON), *self._told(slate)], answer)
-
-    def as_json(self, slate: Slate, request_id: str) -> dict[str, Any]:
-        """The JSON answer. Scores are finite: a slate holds no other."""
-        columns = zip(slate.ids, slate.titles, slate.scores, strict=True)
-        return {
-            "request_id": request_id,
-            "arm": ARM,
-            "release": self._opened().release,
-            "rung": slate.rung,
-            "items": [{"movie_id": i, "title": t, "score": s} for i, t, s in columns],
-        }
-
-    def _told(self, slate: Slate) -> Headers:
-        shelf = self._opened()
-        return [
-            (b"x-rung", slate.rung.encode()),
-            (b"x-arm", ARM.encode()),
-            (b"x-release", shelf.release.encode()),
-            (b"x-state", shelf.state.encode()),
-        ]
-
-    def _opened(self) -> Shelf:
-        if self.shelf is None:
+    @property
+    def answering(self) -> Answering:
+        """What slates are asked of, here and by BentoML's own API. Refused while the worker starts."""
+        if self._answering is None:
             raise Refused(503, "the worker is starting: its release is not read yet")
-        return self.shelf
+        return self._answering
+
+    async def _recommend(self, call: Call) -> Reply:
+        return await (self.answering.post if call.scope["method"] == "POST" else self.answering.get)(call)
 
     # Health -------------------------------------------------------------------------------------------------------
 
     async def _readyz(self, call: Call) -> Reply:
         """`ready` only with the model; `fallback-only` is 200 too, since it serves, and body and header say so."""
-        shelf = self.shelf
-        if shelf is None:
+        if self.shelf is None:
             return Reply(503, [(b"content-type", JSON), (b"x-state", b"starting")], b'{"state":"starting"}')
+        opened = self.shelf.champion
         body = {
-            "state": shelf.state,
-            "reason": shelf.trouble,
-            "release": shelf.release,
-            "model": shelf.ready.name if shelf.ready else None,
-            "inline": shelf.inline,
-            "made_ahead": shelf.ahead is not None,
+            "state": opened.state,
+            "reason": opened.trouble,
+            "release": opened.release,
+            "model": opened.ready.name if opened.ready else None,
+            "inline": opened.inline,
+            "made_ahead": opened.ahead is not None,
             "worker": os.getpid(),
             "source": __file__,
             "mlflow_imported": "mlflow" in sys.modules,
         }
-        return Reply(200, [(b"content-type", JSON), (b"x-state", shelf.state.encode())], orjson.dumps(body))
+        return Reply(200, [(b"content-type", JSON), (b"x-state", opened.state.encode())], orjson.dumps(body))
 
     async def _livez(self, call: Call) -> Reply:
         return Reply(200, [(b"content-type", TEXT)], b"alive\n")

@@ -8,7 +8,6 @@ import itertools
 import logging
 import os
 import threading
-import time
 from collections import deque
 from typing import NamedTuple
 
@@ -122,7 +121,3 @@ class Journal:
             assert self._home is not None
             self._log = LocalLog(self._home.log)
         self._log.append(IMPRESSIONS, [served.impression() for served in batch])
-
-
-def wall_ms() -> int:
-    return time.time_ns() // 1_000_000

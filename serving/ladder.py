@@ -1,4 +1,4 @@
-"""The degradation ladder: model, precomputed, popularity. The first that can serves; the last always can.
+"""The degradation ladder: model, stale, precomputed, popularity. The first that can serves; the last always can.
 
 A rung turns its own faults and time-outs into `RungUnavailable`; the next is asked. The slate says which rung made it.
 """
@@ -11,10 +11,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from events.clock import wall_ms
 from models.base import slates
+from serving.cache import Cache, Kept
+from serving.live import Live, Names
 from serving.metrics import Metrics
+from serving.opened import Opened, Ready
 from serving.pool import PoolFull
-from serving.shelf import Names, Ready, Shelf
+from serving.router import Arm
 
 log = logging.getLogger("greenlight.serving")
 
@@ -22,8 +26,10 @@ MODEL_SHARE = 0.7  # of the time left that the model may use; the rungs below on
 OVERRUNS = 3  # on the event loop, before a model moves to the threads; one may be the machine's fault
 LOG_EVERY_S = 5.0  # a rung that is down is said again after this time, not at every request
 
-Rung = Literal["model", "precomputed", "popularity"]
-Reason = Literal["not_loaded", "no_time", "timed_out", "pool_full", "fault", "nothing", "unknown_viewer"]
+Rung = Literal["model", "stale", "precomputed", "popularity"]
+Reason = Literal[
+    "not_loaded", "no_time", "timed_out", "pool_full", "fault", "nothing", "unknown_viewer", "nothing_kept"
+]
 
 
 class RungUnavailable(Exception):
@@ -53,35 +59,57 @@ class Slate(NamedTuple):
     non_finite: int = 0
 
 
-async def model(request: Request, shelf: Shelf) -> Slate:
-    """The model's own slate, within its share of the time left."""
-    ready = shelf.ready
-    if ready is None:
-        raise RungUnavailable("not_loaded", shelf.trouble)
+async def model(request: Request, opened: Opened, cache: Cache) -> Slate:
+    """The model's own slate, a fresh one that is kept or a new one, within its share of the time left."""
+    ready, live = opened.ready, opened.live
+    if ready is None or live is None:
+        raise RungUnavailable("not_loaded", opened.trouble)
+    key, mark = _key(request, opened), live.mark(request.user_id)
+    kept = await cache.get(key)
+    if kept is not None and kept.mark == mark and _age_s(kept) <= opened.settings.cache.ttl_s:
+        return Slate("model", kept.ids, kept.titles, kept.scores)
     seconds = MODEL_SHARE * (request.deadline - time.monotonic())
     if seconds <= 0:
         raise RungUnavailable("no_time", "the deadline has passed")
-    score = partial(_score, ready, request, shelf.now_ms())
-    return _inline(score, seconds, shelf) if shelf.inline else await _pooled(score, seconds, request, shelf)
+    score = partial(_score, ready, live, request, opened.now_ms())
+    slate = _inline(score, seconds, opened) if opened.inline else await _pooled(score, seconds, request, opened)
+    cache.put(key, Kept(slate.ids, slate.titles, slate.scores, mark, wall_ms()))
+    return slate
 
 
-async def precomputed(request: Request, shelf: Shelf) -> Slate:
-    """The slate made when the release was built."""
-    ahead = shelf.ahead
+async def stale(request: Request, opened: Opened, cache: Cache) -> Slate:
+    """What the model made earlier for this viewer, past its time, without what the viewer has seen since."""
+    kept = await cache.get(_key(request, opened))
+    if kept is None or _age_s(kept) > opened.settings.cache.stale_s:
+        raise RungUnavailable("nothing_kept", "no earlier slate of this viewer is kept")
+    seen = opened.live.seen_ids(request.user_id, kept.ids) if opened.live else set()
+    rows = [row for row in zip(kept.ids, kept.titles, kept.scores, strict=True) if row[0] not in seen]
+    if not rows:
+        raise RungUnavailable("nothing", "the viewer has seen all of it")
+    ids, titles, scores = (list(column) for column in zip(*rows, strict=True))
+    return Slate("stale", ids, titles, scores)
+
+
+async def precomputed(request: Request, opened: Opened, cache: Cache) -> Slate:
+    """The slate made when the release was built, without what the viewer has seen since."""
+    ahead = opened.ahead
     if ahead is None:
-        raise RungUnavailable("not_loaded", shelf.trouble)
+        raise RungUnavailable("not_loaded", opened.trouble)
     row = ahead.rows.get(request.user_id)
     if row is None:
         raise RungUnavailable("unknown_viewer", "no slate was made ahead for a viewer not in the snapshot")
-    return _slate("precomputed", ahead.topk.items[row, : request.k], ahead.topk.scores[row], ahead.names)
+    items, scores = ahead.topk.items[row], ahead.topk.scores[row]
+    if opened.live is not None:
+        unseen = ~np.isin(items, opened.live.seen(request.user_id))
+        items, scores = items[unseen], scores[unseen]
+    return _slate("precomputed", items[: request.k], scores, ahead.names)
 
 
-async def popularity(request: Request, shelf: Shelf) -> Slate:
+async def popularity(request: Request, opened: Opened, cache: Cache | None = None) -> Slate:
     """What everyone likes, without what this viewer has seen, as far as that is known. Reads memory; cannot fail."""
-    popular, viewers, k = shelf.popular, shelf.viewers, request.k
+    popular, live, k = opened.popular, opened.live, request.k
     places = range(min(k, len(popular.ids)))
-    if viewers is not None and request.user_id in viewers.rows:
-        seen = viewers.history(request.user_id).seen_items
+    if live is not None and len(seen := live.seen(request.user_id)):
         places = np.flatnonzero(~np.isin(popular.codes, seen))[:k].tolist()
     return Slate(
         "popularity",
@@ -91,14 +119,14 @@ async def popularity(request: Request, shelf: Shelf) -> Slate:
     )
 
 
-LADDER = (model, precomputed, popularity)
+LADDER = (model, stale, precomputed, popularity)
 
 
-async def recommend(request: Request, shelf: Shelf, metrics: Metrics) -> Slate:
-    """The slate of the first rung that can serve."""
-    for rung in LADDER:
+async def recommend(request: Request, arm: Arm, opened: Opened, cache: Cache, metrics: Metrics) -> Slate:
+    """The slate of the first rung that can serve; in the popularity arm the last rung is the only one."""
+    for rung in LADDER if arm != "popularity" else LADDER[-1:]:
         try:
-            slate = await rung(request, shelf)
+            slate = await rung(request, opened, cache)
         except RungUnavailable as why:
             metrics.unavailable.labels(rung.__name__, why.reason).inc()
             metrics.non_finite.inc(why.non_finite)
@@ -109,33 +137,41 @@ async def recommend(request: Request, shelf: Shelf, metrics: Metrics) -> Slate:
     raise AssertionError("popularity reads memory filled at start-up and is always available")
 
 
-def _inline(score: Callable[[], Slate], seconds: float, shelf: Shelf) -> Slate:
+def _key(request: Request, opened: Opened) -> str:
+    return f"{opened.release}:{request.k}:{request.user_id}"
+
+
+def _age_s(kept: Kept) -> float:
+    return (wall_ms() - kept.made_ms) / 1000
+
+
+def _inline(score: Callable[[], Slate], seconds: float, opened: Opened) -> Slate:
     """Score on the event loop. A model that overruns its time there again and again is sent to the threads."""
     begun = time.monotonic()
     try:
         return score()
     finally:
         if time.monotonic() - begun > seconds:
-            shelf.overruns += 1
-            shelf.inline = shelf.overruns < OVERRUNS
-            log.warning("scoring overran its %.0f ms; time %d of %d", seconds * 1000, shelf.overruns, OVERRUNS)
+            opened.overruns += 1
+            opened.inline = opened.overruns < OVERRUNS
+            log.warning("scoring overran its %.0f ms; time %d of %d", seconds * 1000, opened.overruns, OVERRUNS)
 
 
-async def _pooled(score: Callable[[], Slate], seconds: float, request: Request, shelf: Shelf) -> Slate:
+async def _pooled(score: Callable[[], Slate], seconds: float, request: Request, opened: Opened) -> Slate:
     try:
-        return await shelf.pool.run(score, seconds, request.gone)
+        return await opened.pool.run(score, seconds, request.gone)
     except TimeoutError:
         raise RungUnavailable("timed_out", f"no scores within {seconds * 1000:.0f} ms") from None
     except PoolFull:
         raise RungUnavailable("pool_full", "every scoring thread is busy and as many requests wait") from None
 
 
-def _score(ready: Ready, request: Request, now_ms: int) -> Slate:
+def _score(ready: Ready, live: Live, request: Request, now_ms: int) -> Slate:
     try:
-        made = slates(ready.model, ready.viewers.history(request.user_id), ready.live, now_ms, request.k)
+        made = slates(ready.model, live.history(request.user_id), live.counts, now_ms, request.k)
     except BaseException as why:  # a model's own code runs here and may raise anything, SystemExit too
         raise RungUnavailable("fault", f"{ready.name} raised {type(why).__name__}: {why}") from why
-    return _slate("model", made.items[0], made.scores[0], ready.names, made.non_finite)
+    return _slate("model", made.items[0], made.scores[0], live.names, made.non_finite)
 
 
 def _slate(rung: Rung, items: np.ndarray, scores: np.ndarray, names: Names, non_finite: int = 0) -> Slate:

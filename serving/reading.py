@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote_to_bytes
 
 import orjson
@@ -19,11 +19,27 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 JSON = b"application/json"
+TEXT = b"text/plain; charset=utf-8"
 USER_ID = re.compile(r"[^\s,\x00-\x1f\x7f]{1,256}")
 WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
 ONLY_K = re.compile(rb"k=([0-9]{1,9})")
 MAX_BODY_BYTES = 16_384  # of POST /v1/recommend: a viewer and a number
 BODY_TIMEOUT_S = 2.0  # for the whole body, so that a dripping caller holds nothing
+
+
+class Call(NamedTuple):
+    """One request on its way through the edge. `begun` is on the clock of `time.monotonic`."""
+
+    scope: Scope
+    receive: Receive
+    begun: float
+    request_id: str
+
+
+class Reply(NamedTuple):
+    status: int
+    headers: Headers
+    body: bytes
 
 
 class Refused(Exception):

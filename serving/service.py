@@ -16,8 +16,10 @@ from conf import settings as configuration
 from conf.home import Home
 from mlflow_server.release import load_popular
 from serving import reading
-from serving.edge import Call, Edge
-from serving.shelf import Packaged, Shelf
+from serving.answer import as_json
+from serving.edge import Edge
+from serving.opened import Opened, Packaged
+from serving.shelf import Shelf
 
 SETTINGS = configuration.load()
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,7 +40,7 @@ class Answer(BaseModel):
 
 
 def open_shelf() -> Shelf:
-    return Shelf(ROOT / "release", Packaged.read(ROOT / "packaged.json"), SETTINGS)
+    return Shelf(Opened(ROOT / "release", Packaged.read(ROOT / "packaged.json"), SETTINGS))
 
 
 class EdgeService(bentoml.Service):
@@ -75,13 +77,13 @@ class Greenlight:
     async def recommend(self, user_id: str, k: int = SETTINGS.serving.default_k) -> Answer:
         """The k best movies for a viewer. (The edge answers this route before BentoML does, with the same function.)"""
         edge: Edge = self.bento_service.edge
-        call = Call({}, _nothing, time.monotonic(), edge.ids.next())
+        call = reading.Call({}, _nothing, time.monotonic(), edge.ids.next())
         try:
             wish = reading.user(user_id), reading.count(k, SETTINGS.serving.max_k)
-            slate = await edge.slate(*wish, call, SETTINGS.serving.deadline_ms, _stays)
+            answered = await edge.answering.slate(*wish, call, SETTINGS.serving.deadline_ms, _stays)
         except reading.Refused as why:
             raise InvalidArgument(str(why)) from why
-        return Answer(**edge.as_json(slate, call.request_id))
+        return Answer(**as_json(answered, call.request_id))
 
 
 async def _stays() -> None:

@@ -1,186 +1,37 @@
-"""What a worker serves from: the parts of one release that could be read, and a thread that fetches the rest."""
+"""What a worker serves from: an open release for each arm."""
 
-import logging
-import threading
-import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import orjson
-from threadpoolctl import threadpool_limits
-
-from conf.settings import Settings
-from mlflow_server import release
-from mlflow_server.release import Checked, Popular, ReleaseError
-from mlflow_server.topk import TopK
-from mlflow_server.viewers import Viewers
-from models.base import Recommender, slates
-from models.interactions import Catalogue, LiveCounts
-from serving.pool import Pool
-
-log = logging.getLogger("greenlight.serving")
-
-RETRY_S = 1.0  # how often a worker without its model looks whether the files have changed
-RETRY_UNCHANGED_S = 30.0  # and tries again although they have not
-WARM_UP = 20  # slates made before a model is trusted
+from serving.opened import Opened
+from serving.router import Arm, arm_of
 
 
-@dataclass(frozen=True)
-class Packaged:
-    """What `package` wrote beside the release: its digest, the key that signed it, and what the infra gate measured."""
+class Chosen(NamedTuple):
+    """A viewer's arm, and the release that serves it."""
 
-    release: str
-    public: str
-    measured: dict[str, Any]
-
-    @classmethod
-    def read(cls, path: Path) -> "Packaged | None":
-        """None where it cannot be read: then nothing vouches for the release, and only the fallback is served."""
-        try:
-            facts = orjson.loads(path.read_bytes())
-            return cls(str(facts["release"]), str(facts["public"]), dict(facts["measured"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-
-@dataclass(frozen=True, eq=False)
-class Names:
-    """Ids and titles by code, as plain lists: reading one is ten times faster than from an array."""
-
-    ids: list[str]
-    titles: list[str]
-
-
-@dataclass(frozen=True, eq=False)
-class Ready:
-    """A model that was loaded from checked bytes, warmed and tried."""
-
-    model: Recommender
-    viewers: Viewers
-    live: LiveCounts
-    names: Names
-    name: str
-
-
-@dataclass(frozen=True, eq=False)
-class Ahead:
-    """Slates made ahead for known viewers."""
-
-    topk: TopK
-    rows: dict[str, int]
-    names: Names
+    arm: Arm
+    opened: Opened
 
 
 class Shelf:
-    """The state of one worker. Each part is replaced whole, so a request sees the old one or the new one.
+    """The open releases of one worker; `champion` is always there."""
 
-    ready, ahead: None while they cannot be read; `trouble` says why. popular is always there.
-    """
+    def __init__(self, champion: Opened) -> None:
+        self.champion = champion
+        self.challenger: Opened | None = None
+        self._salt: str | None = None  # of the split between the two
+        self._share = champion.settings.serving.popularity_share
 
-    def __init__(self, folder: Path, packaged: Packaged | None, settings: Settings) -> None:
-        """Read what can be read. ReleaseError where not even the popularity ranking can."""
-        self.folder, self.packaged, self.settings = folder, packaged, settings
-        self.popular: Popular = release.load_popular(folder)
-        self.ready: Ready | None = None
-        self.ahead: Ahead | None = None
-        self.viewers: Viewers | None = None
-        self.trouble = "not tried yet"
-        self.inline = False
-        self.overruns = 0
-        self.pool = Pool(settings.serving.pool_threads)
-        self._closing = threading.Event()
-        self._tried: tuple[Any, float] = (None, 0.0)
-        self.refresh()
-
-    @property
-    def release(self) -> str:
-        return self.packaged.release if self.packaged else "unknown"
-
-    @property
-    def state(self) -> str:
-        return "ready" if self.ready else "fallback-only"
-
-    def now_ms(self) -> int:
-        """The home's now: with the event clock, the end of the release's snapshot."""
-        return self.popular.end_ms if self.settings.clock == "event" else time.time_ns() // 1_000_000
+    def choose(self, user_id: str) -> Chosen:
+        """The viewer's arm and its release."""
+        arm = arm_of(user_id, self._share, self._salt)
+        if arm == "challenger" and self.challenger is not None:
+            return Chosen(arm, self.challenger)
+        return Chosen(arm, self.champion)
 
     def start(self) -> None:
         """Look after what is missing, in the background."""
-        threading.Thread(target=self._mend, name="shelf", daemon=True).start()
+        self.champion.start()
 
     def close(self) -> None:
-        self._closing.set()
-
-    def refresh(self) -> None:
-        """Try to read what is missing; `trouble` says what is wrong."""
-        self._tried = (self._fingerprint(), time.monotonic())
-        try:
-            if self.packaged is None:
-                raise ReleaseError("packaged.json: missing or damaged, so nothing says which key signed the release")
-            checked = Checked(self.folder, self.packaged.public)
-            if checked.manifest.digest != self.packaged.release:
-                raise ReleaseError(f"{self.folder}: holds release {checked.manifest.digest}, not {self.release}")
-            catalogue = release.load_catalogue(checked)
-            names = Names(catalogue.ids.tolist(), catalogue.titles.tolist())
-            self.ahead = self.ahead or self._read_ahead(checked, names)
-            self.viewers = self.viewers or release.load_viewers(checked, catalogue)
-            self.ready = self._read_model(checked, catalogue, names)
-            self.trouble = ""
-        except ReleaseError as why:
-            self.trouble = str(why)
-            log.warning("the model rung cannot serve: %s", why)
-
-    def _read_ahead(self, checked: Checked, names: Names) -> Ahead | None:
-        try:
-            rows = {user: row for row, user in enumerate(checked.json("viewers/ids.json"))}
-            return Ahead(release.load_topk(checked), rows, names)
-        except ReleaseError as why:  # the model may still be whole
-            log.warning("the precomputed rung cannot serve: %s", why)
-            return None
-
-    def _read_model(self, checked: Checked, catalogue: Catalogue, names: Names) -> Ready:
-        viewers = self.viewers or release.load_viewers(checked, catalogue)
-        live = release.load_counts(checked, catalogue)
-        model = release.load_model(checked)
-        threadpool_limits(1)  # workers share the cores out; threads of one small product only wait for each other
-        ready = Ready(model, viewers, live, names, checked.manifest.model)
-        here_ms = self._warm_up(ready)
-        measured_ms = self.packaged.measured.get("median_ms") if self.packaged else None
-        # a busy machine only ever makes a time larger, so the smaller of the two is the better estimate
-        self.inline = min(here_ms, measured_ms or here_ms) < self.settings.serving.inline_below_ms
-        return ready
-
-    def _warm_up(self, ready: Ready) -> float:
-        """Make some slates, the first for a viewer never seen; ReleaseError if one fails.
-
-        Returns the lower quartile of their times in ms: a busy machine makes the rest larger, not the model.
-        """
-        some = ["", *list(ready.viewers.rows)[: WARM_UP - 1]]
-        times = []
-        try:
-            for user_id in some:
-                begun = time.perf_counter()
-                slates(ready.model, ready.viewers.history(user_id), ready.live, self.now_ms(), 10)
-                times.append(time.perf_counter() - begun)
-        except Exception as why:  # a model's own code runs here and may raise anything
-            raise ReleaseError(f"{ready.name} raised {type(why).__name__} when it was tried: {why}") from why
-        return 1000 * sorted(times)[len(times) // 4]
-
-    def _mend(self) -> None:
-        while not self._closing.wait(RETRY_S):
-            before, when = self._tried
-            due = time.monotonic() - when > RETRY_UNCHANGED_S
-            if (self.ready is None or self.ahead is None) and (due or self._fingerprint() != before):
-                self.refresh()
-
-    def _fingerprint(self) -> tuple:
-        """Changes when any file of the release does."""
-        found = []
-        for path in sorted(self.folder.rglob("*")):
-            try:
-                stat = path.stat()
-                found.append((str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns))
-            except OSError:  # it went away just now
-                continue
-        return tuple(found)
+        self.champion.close()

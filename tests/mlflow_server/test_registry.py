@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from conf.home import Home
+from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Ledger, SigningKey
-from mlflow_server.registry import Registry, Standing, comparison, in_charge, ranged, signed
+from mlflow_server.registry import Registry, Standing, comparison, ranged, signed
 from models.ranking import Interval
 
 HALF = Interval(0.5, 0.4, 0.6)

@@ -17,8 +17,9 @@ import pytest
 
 from conf.home import Home
 from conf.settings import Settings
+from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Ledger, SigningKey
-from mlflow_server.registry import Registry, in_charge
+from mlflow_server.registry import Registry
 from mlflow_server.release import verify
 from pipelines.train import TrainError, Training, train
 

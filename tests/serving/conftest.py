@@ -20,7 +20,8 @@ from mlflow_server.ledger import SigningKey
 from mlflow_server.release import Release
 from models.shelf import find, load_file
 from serving.edge import Edge
-from serving.shelf import Packaged, Shelf
+from serving.opened import Opened, Packaged
+from serving.shelf import Shelf
 
 TINY = Path(__file__).parent / "tiny.py"
 
@@ -85,9 +86,10 @@ def client(built: Callable[[str], Release], key: SigningKey, tmp_path: Path) -> 
         folder = tmp_path / f"release{len(made)}"
         shutil.copytree(built(name).folder, folder)
         packaged = Packaged(built(name).digest, key.public, {"median_ms": 0.1 if inline else 5.0})
-        conf = Settings(serving=Serving(inline_below_ms=1000 if inline else 1e-9, **serving))
+        options = {"popularity_share": 0.0, **serving}
+        conf = Settings(serving=Serving(inline_below_ms=1000 if inline else 1e-9, **options))
         inner = Starlette(routes=[Route("/beneath", _beneath)])
-        made.append(Client(Edge(inner, lambda: Shelf(folder, packaged, conf), home, conf)))
+        made.append(Client(Edge(inner, lambda: Shelf(Opened(folder, packaged, conf)), home, conf)))
         return made[-1]
 
     yield start

@@ -70,13 +70,13 @@ def test_a_model_that_turns_slow_on_the_loop_is_moved_to_the_pool(client: Callab
     call = client("Moody")
     for still_inline in (True, True, False):
         call("GET", "/recommend/sleeps", headers={"X-Deadline-Ms": "50"})
-        assert call.edge.shelf.inline is still_inline
+        assert call.edge.shelf.champion.inline is still_inline
 
 
 @pytest.mark.parametrize("harm", ["taken away", "damaged"])
 def test_srv_01_without_its_weights_a_worker_says_fallback_only_and_comes_back(client: Callable, harm: str) -> None:
     whole = client()
-    folder: Path = whole.edge.shelf.folder
+    folder: Path = whole.edge.shelf.champion.folder
     weights = folder / "weights"
     shutil.copytree(weights, folder.parent / "kept")
     if harm == "taken away":
@@ -111,7 +111,7 @@ def test_srv_01_without_its_weights_a_worker_says_fallback_only_and_comes_back(c
 
 def test_each_lost_part_costs_one_rung_and_no_more(client: Callable) -> None:
     whole = client()
-    folder: Path = whole.edge.shelf.folder
+    folder: Path = whole.edge.shelf.champion.folder
     (folder / "topk" / "items.npy").unlink()
     without_topk = _another(whole)
     assert served(without_topk("GET", "/recommend/u0")) == "model"
@@ -127,8 +127,8 @@ def test_each_lost_part_costs_one_rung_and_no_more(client: Callable) -> None:
 
 def test_popularity_leaves_out_what_the_viewer_has_seen(client: Callable) -> None:
     whole = client()
-    shutil.rmtree(whole.edge.shelf.folder / "weights")
-    (whole.edge.shelf.folder / "topk" / "items.npy").unlink()
+    shutil.rmtree(whole.edge.shelf.champion.folder / "weights")
+    (whole.edge.shelf.champion.folder / "topk" / "items.npy").unlink()
     call = _another(whole)
     items = call("GET", "/recommend/u5?k=30").text.split(",")
     assert len(items) == 27
