@@ -4,6 +4,7 @@ Kinds of entry that count, with `alias`, `version`, `release` (digest), `rule` a
 
     promotion   the release stands under the alias from now on
     rollback    the champion is taken back to `release`; the one that it left is no rollback target
+    withdrawal  the challenger is taken out of its A/B; nobody takes its place
 """
 
 from collections.abc import Iterable
@@ -34,6 +35,8 @@ def standing(entries: Iterable[Entry]) -> dict[str, Entry]:
             while champions and champions[-1].body["release"] != entry.body["release"]:
                 champions.pop()
             champions[-1:] = [entry]
+        elif entry.kind == "withdrawal" and challenger and challenger.body["release"] == entry.body["release"]:
+            challenger = None
         if challenger and champions and challenger.body["release"] == champions[-1].body["release"]:
             challenger = None
     found = {"challenger": challenger}

@@ -42,6 +42,15 @@ def test_who_is_in_charge_follows_the_ledger(ledger: Ledger) -> None:
     assert releases(ledger) == {"champion": "r1", "previous": "r2"}
 
 
+def test_a_challenger_that_is_withdrawn_leaves_its_place_free(ledger: Ledger) -> None:
+    promoted(ledger, "champion", "r1")
+    promoted(ledger, "challenger", "r2")
+    ledger.append("withdrawal", {"alias": "challenger", "version": 3, "release": "r3"}, actor="ada", ts=1)
+    assert releases(ledger) == {"champion": "r1", "challenger": "r2"}
+    ledger.append("withdrawal", {"alias": "challenger", "version": 2, "release": "r2"}, actor="ada", ts=1)
+    assert releases(ledger) == {"champion": "r1"}
+
+
 def test_a_half_made_database_is_made_anew(home: Home) -> None:
     """What a killed first start leaves is a `.part`, never a registry that is half there."""
     half = home.registry.with_suffix(".part")
