@@ -166,26 +166,18 @@ class Ledger:
 
     def verify(self) -> int:
         """Check sequence, chain, hashes and signatures; the number of entries, or LedgerError at the first bad line."""
-        prev, count = GENESIS, 0
+        last, count = None, 0
         if not self.path.exists():
             return count
         for entry in self.entries():
-            head = {k: v for k, v in asdict(entry).items() if k not in ("hash", "signature")}
-            where = f"{self.path.name} line {count + 1}"
-            if entry.seq != count + 1 or entry.prev != prev:
-                raise LedgerError(f"{where}: the chain is broken: an entry was removed, added or moved")
-            if hashlib.sha256(_canonical(head)).hexdigest() != entry.hash:
-                raise LedgerError(f"{where}: the entry was altered: its hash does not match its content")
-            if not signature_holds(self.key.public, entry.signature, bytes.fromhex(entry.hash)):
-                raise LedgerError(f"{where}: the signature is not by this home's key")
-            prev, count = entry.hash, count + 1
+            count += 1
+            check_link(entry, last, where := f"{self.path.name} line {count}")
+            check_signature(entry, self.key.public, where)
+            last = entry
         return count
 
     def _parse(self, line: bytes, where: str) -> Entry:
-        try:
-            return Entry(**json.loads(line))
-        except (ValueError, TypeError) as why:  # not JSON, not UTF-8, or not an entry
-            raise LedgerError(f"{self.path.name} {where} is unreadable: {line[:80]!r}: {why}") from why
+        return read_entry(line, f"{self.path.name} {where}")
 
     def _drop_torn_line(self, file: Any) -> Entry | None:
         """The last whole entry; what follows it was never acknowledged and is cut off. Reads backwards in blocks."""
@@ -200,6 +192,30 @@ class Ledger:
         if len(whole) < len(tail):
             file.truncate(size - (len(tail) - len(whole)))
         return self._parse(whole.splitlines()[-1], "last line") if whole else None
+
+
+def read_entry(line: bytes, where: str) -> Entry:
+    """The entry of one line; LedgerError where it is none. Nothing of it is checked yet."""
+    try:
+        return Entry(**json.loads(line))
+    except (ValueError, TypeError) as why:  # not JSON, not UTF-8, or not an entry
+        raise LedgerError(f"{where} is unreadable: {line[:80]!r}: {why}") from why
+
+
+def check_link(entry: Entry, before: Entry | None, where: str) -> None:
+    """LedgerError unless `entry` follows the one before it (None: it is the first) and is as it was written."""
+    seq, prev = (before.seq, before.hash) if before else (0, GENESIS)
+    if entry.seq != seq + 1 or entry.prev != prev:
+        raise LedgerError(f"{where}: the chain is broken: an entry was removed, added or moved")
+    head = {k: v for k, v in asdict(entry).items() if k not in ("hash", "signature")}
+    if hashlib.sha256(_canonical(head)).hexdigest() != entry.hash:
+        raise LedgerError(f"{where}: the entry was altered: its hash does not match its content")
+
+
+def check_signature(entry: Entry, public: str, where: str) -> None:
+    """LedgerError unless the key whose public half (hex) is given signed the entry."""
+    if not signature_holds(public, entry.signature, bytes.fromhex(entry.hash)):
+        raise LedgerError(f"{where}: the signature is not by this home's key")
 
 
 def _canonical(value: Any) -> bytes:
