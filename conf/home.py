@@ -49,6 +49,11 @@ class Home:
         return f"sqlite:///{self.registry}"
 
     @property
+    def logins(self) -> Path:
+        """MLflow's own database of users and rights."""
+        return self.root / "mlflow-users.db"
+
+    @property
     def artifacts(self) -> Path:
         return self.root / "artifacts"
 
