@@ -29,8 +29,9 @@ from benchmarks.load import Plan, Result
 from benchmarks.peers import NATIVE, ids
 from conf.home import Home
 from conf.settings import Settings, load
+from mlflow_server.building import build
 from mlflow_server.ledger import SigningKey
-from mlflow_server.release import Release, build
+from mlflow_server.release import Release
 from mlflow_server.release import load as load_release
 from models.shelf import find
 from pipelines.data import import_data

@@ -9,7 +9,7 @@ committed it reads again.
 """
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -141,15 +141,32 @@ class LocalLog:
 
     def bodies(self, topics: Iterable[str]) -> Iterator[bytes]:
         """The stored JSON of every record of some topics, in the order in which they were stored."""
-        wanted, after = tuple(topics), 0
-        marks = ",".join("?" * len(wanted))
-        # the unary plus keeps SQLite on the offsets: walking the index by topic would need a sort
-        query = (
-            f"SELECT offset, body FROM records WHERE offset > ? AND +topic IN ({marks}) ORDER BY offset LIMIT {BATCH}"
-        )
-        while rows := self._rows(query, (after, *wanted)):
+        wanted, after, newest = tuple(topics), 0, self.newest()
+        while rows := self.raw(wanted, after, newest):
             yield from (body for _, body in rows)
             after = rows[-1][0]
+
+    def raw(self, topics: Sequence[str], after: int, to: int, limit: int = BATCH) -> list[tuple[int, bytes]]:
+        """Offset and stored JSON of the records of some topics after one offset and up to another, oldest first."""
+        marks = ",".join("?" * len(topics))
+        # the unary plus keeps SQLite on the offsets: walking the index by topic would need a sort
+        query = (
+            "SELECT offset, body FROM records WHERE offset > ? AND offset <= ? "
+            f"AND +topic IN ({marks}) ORDER BY offset LIMIT ?"
+        )
+        return self._rows(query, (after, to, *topics, limit))
+
+    def newest(self) -> int:
+        """The largest offset that was ever given to a record, over all topics; 0 before the first."""
+        return self._value("SELECT seq FROM sqlite_sequence WHERE name = 'records'", ()) or 0
+
+    def first(self, topic: str) -> int | None:
+        """The smallest offset of the topic that the log still holds; None where it holds none."""
+        return self._value("SELECT min(offset) FROM records WHERE topic = ?", (topic,))
+
+    def held(self, after: int, before: int) -> int:
+        """How many records of any topic stand between two offsets. Fewer than there are offsets: some were dropped."""
+        return self._value("SELECT count(*) FROM records WHERE offset > ? AND offset < ?", (after, before)) or 0
 
     def get(self, topic: str, event_id: str) -> AnyEvent | None:
         """The event with this id, or None."""

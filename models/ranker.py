@@ -154,7 +154,8 @@ class Ranker(Recommender):
         picks += [most_popular(live.decayed(days), self.config.hot_each, ties) for days in others]
         hot = np.unique(np.concatenate(picks)).astype(np.int64)
         logs = np.log(popularity + SMALLEST)
-        rest = np.log(popularity + SMALLEST * (1.0 + live.counts.sum(axis=0)))  # long half-lives order what has faded
+        long = sum(live.decayed(days) for days in dict.fromkeys((first, *others)))  # orders what has faded
+        rest = np.log(popularity + SMALLEST * (1.0 + long))
         base = rest - rest.max(initial=0.0) + logs[hot].min(initial=0.0) - GAP
         base[hot] = logs[hot]
         return HotStage(

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from conf.settings import Settings
+from mlflow_server.building import build
 from mlflow_server.ledger import SigningKey
-from mlflow_server.release import Manifest, Release, ReleaseError, build
+from mlflow_server.release import Manifest, Release, ReleaseError
 from models.base import Recommender, settings_of
 from models.interactions import DAY_MS, Interactions
 from models.popularity import Popularity, PopularityConfig
@@ -40,6 +41,7 @@ class Work:
     disguised: Interactions
     windows: Windows
     snapshot: str
+    offset: int  # of the log, that the snapshot reaches
     commit: str
     key: SigningKey
     releases: Path
@@ -225,6 +227,7 @@ def _release(work: Work, made: Attempt, model: Recommender, shelved: Shelved, ha
                 work.commit,
                 work.key,
                 popularity_half_life_days=half_life_days,
+                offset=work.offset,
             )
     except (ReleaseError, ValueError) as why:
         made.unreleased = f"no release could be built: {why}"

@@ -31,10 +31,11 @@ from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings
 from conf.settings import Snapshot as SnapshotSettings
-from events.archive import ArchiveError, archive, read_topic, write_parquet
+from events.archive import archive, read_topic, write_parquet
 from events.disk import sync
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS
 from events.log import LocalLog, LogError
+from events.store import StoreError, history_store
 from models.interactions import Catalogue, Interactions
 from pipelines.statistics import statistics_of
 
@@ -62,19 +63,28 @@ def cut(home: Home, settings: Settings, progress: Callable[[int], None] | None =
     if not home.log.exists():
         raise SnapshotError(f"{home.root} holds no data yet: import some first (greenlight data import movietweetings)")
     try:
+        store = history_store(home, settings.storage)
         with LocalLog(home.log) as log:
-            archive(log, home.history, progress)
-        events = read_topic(home.history, EVENTS, EVENT_COLUMNS)
-        movies = read_topic(home.history, CATALOGUE)
-        unreadable = len(read_topic(home.history, DEAD_LETTER, ["offset"]))
+            reached = log.newest()  # what comes while this runs may be in the history in part
+            archive(log, store, progress)
+        events = read_topic(store, EVENTS, EVENT_COLUMNS)
+        movies = read_topic(store, CATALOGUE)
+        unreadable = len(read_topic(store, DEAD_LETTER, ["offset"]))
         with _alone(home.snapshots):
             tables = _tables(events, movies, settings.snapshot)
-            statistics = statistics_of(*tables[:3], events=len(events) + len(movies), unreadable=unreadable)
+            counted = {"events": len(events) + len(movies), "unreadable": unreadable}
+            statistics = statistics_of(*tables[:3], **counted, offset=_offset(events, reached))
             return _keep(home.snapshots, tables, statistics)
-    except (LogError, ArchiveError) as why:
+    except (LogError, StoreError) as why:
         raise SnapshotError(str(why)) from why
     except OSError as why:
         raise SnapshotError(f"{home.snapshots} cannot be written: {why.strerror or why}") from why
+
+
+def _offset(events: pa.Table, reached: int) -> int:
+    """The offset of the newest event, of those up to `reached`: it stays the same while only slates are logged."""
+    offsets = events["offset"].to_numpy()
+    return int(offsets[offsets <= reached].max(initial=0))
 
 
 def load(folder: Path) -> Snapshot:

@@ -10,10 +10,13 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 
 
-def statistics_of(rows: pa.Table, users: pa.Table, movies: pa.Table, *, events: int, unreadable: int) -> dict[str, Any]:
+def statistics_of(
+    rows: pa.Table, users: pa.Table, movies: pa.Table, *, events: int, unreadable: int, offset: int
+) -> dict[str, Any]:
     """Statistics of interactions, users and movies as plain values; shares are of 1, times in ms, hours in UTC.
 
     events and unreadable: how many records of the history could be read, catalogue included, and how many not.
+    offset: of the log: the history holds everything that was stored up to there.
     """
     user, item, time, strength = (rows[name].to_numpy() for name in ("user", "item", "time", "strength"))
     pairs = user.astype(np.int64) * len(movies) + item
@@ -27,6 +30,7 @@ def statistics_of(rows: pa.Table, users: pa.Table, movies: pa.Table, *, events: 
         "same_moment": int(repeated.sum()),  # of one user, movie and time: the same thing told twice
         "events": events,
         "unreadable": unreadable,
+        "offset": offset,
         "start_ms": int(time.min()),
         "newest_ms": int(time.max()),
         "end_ms": int(time.max()) + 1,

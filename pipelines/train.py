@@ -425,6 +425,7 @@ def _work(
         disguised=disguised(snapshot.interactions, seed),
         windows=windows(snapshot.interactions, settings.evaluate),
         snapshot=snapshot.id,
+        offset=snapshot.statistics["offset"],
         commit=_commit(),
         key=SigningKey(home.keys),
         releases=home.releases,

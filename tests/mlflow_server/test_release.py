@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mlflow_server import release
+from mlflow_server.building import build
 from mlflow_server.ledger import SigningKey
 from mlflow_server.release import Release, ReleaseError
 from models.base import slates
@@ -26,7 +27,7 @@ tiny = load_file(TINY)
 def built(parent: Path, name: str = "Tiny", **more: object) -> Release:
     shelved = find(f"{TINY}:{name}")
     model = shelved.cls().fit(tiny.world())
-    return release.build(parent / "releases", model, shelved, "snap1", tiny.world(), "abc123", key(parent), **more)
+    return build(parent / "releases", model, shelved, "snap1", tiny.world(), "abc123", key(parent), **more)
 
 
 def key(parent: Path) -> SigningKey:
@@ -140,6 +141,15 @@ def test_the_popularity_ranking_stands_alone(tmp_path: Path) -> None:
         release.load_popular(alone)
 
 
+def test_live_state_can_begin_where_the_release_ends(tmp_path: Path) -> None:
+    made, world = built(tmp_path, popularity_half_life_days=3.0, offset=36), tiny.world()
+    loaded = release.load(made.folder)
+    assert (loaded.manifest.offset, loaded.manifest.popularity_half_life_days) == (36, 3.0)
+    assert loaded.live.half_lives_days == (3.0,)  # the model declares none
+    np.testing.assert_array_equal(loaded.live.counts, live_counts(world, (3.0,), world.end_ms).counts)
+    assert [loaded.live.counts[0, code] for code in loaded.popular.codes] == list(loaded.popular.scores)
+
+
 def test_a_model_at_fault_still_gets_a_release_for_its_gates_to_refuse(tmp_path: Path) -> None:
     made = built(tmp_path, "AllNotANumber")
     assert made.manifest.made_ahead == "all 12 viewers"
@@ -156,14 +166,14 @@ def test_progress_counts_the_viewers(tmp_path: Path) -> None:
 SLOW_BUILD = """
 import sys
 from pathlib import Path
-from mlflow_server import release
+from mlflow_server.building import build
 from mlflow_server.ledger import SigningKey
 from models.shelf import find, load_file
 tiny = load_file(Path(sys.argv[1]))
 shelved = find(f"{sys.argv[1]}:Tiny")
 parent = Path(sys.argv[2])
 print("begun", flush=True)
-release.build(parent / "releases", shelved.cls().fit(tiny.world()), shelved, "snap1", tiny.world(), "abc123",
+build(parent / "releases", shelved.cls().fit(tiny.world()), shelved, "snap1", tiny.world(), "abc123",
               SigningKey(parent / "keys"), progress=lambda done, of: sys.stdin.read())
 """
 

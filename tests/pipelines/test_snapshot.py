@@ -12,7 +12,7 @@ import pytest
 
 from conf.home import Home
 from conf.settings import Settings
-from events.event import Account, AnyEvent, Click, Movie, Rating, Watch, content_id
+from events.event import Account, AnyEvent, Click, Impression, Movie, Rating, Watch, content_id
 from events.log import LocalLog
 from pipelines.data import import_data
 from pipelines.snapshot import FILES, Snapshot, SnapshotError, cut, load
@@ -224,6 +224,17 @@ def test_a_full_disk_is_named_and_leaves_no_half_snapshot(home: Home, need: Call
     assert len(cut(home, SETTINGS).interactions) == 1
 
 
+def test_the_offset_is_that_of_the_newest_event_whatever_else_is_logged(home: Home) -> None:
+    first = snapshot_of(home, movie("x", "X"), rating("a", "x", 1), rating("b", "x", 2))
+    assert first.statistics["offset"] == 3
+    slate = Impression(
+        event_id="i", ts=START, wall_ts=START, user_id="a", arm="champion", release="r", rung="model",
+        items=("x",), propensities=(1.0,), k=1, latency_ms=1.0,
+    )  # fmt: skip
+    assert snapshot_of(home, slate).id == first.id
+    assert snapshot_of(home, click("a", "x", 3)).statistics["offset"] == 5
+
+
 def test_statistics(home: Home) -> None:
     found = snapshot_of(
         home,
@@ -234,6 +245,7 @@ def test_statistics(home: Home) -> None:
     assert (found["interactions"], found["users"], found["movies"], found["movies_seen"]) == (4, 2, 3, 2)
     assert (found["pairs"], found["same_moment"], found["events"], found["unreadable"]) == (3, 1, 7, 0)
     assert (found["start_ms"], found["newest_ms"], found["end_ms"]) == (START, START + 3_600_000, START + 3_600_001)
+    assert found["offset"] == 7
     assert found["missing"] == {"title": 1 / 3, "genres": 1 / 3, "either": 2 / 3, "strength": 0}
     assert found["strength"]["quantiles"]["0"] == 0.5
     assert sum(found["strength"]["histogram"]) == 4

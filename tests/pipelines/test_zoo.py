@@ -48,6 +48,7 @@ def work(quarter: Home, tmp_path_factory: pytest.TempPathFactory) -> Work:
         disguised=disguised(snapshot.interactions, 0),
         windows=windows(snapshot.interactions, SETTINGS.evaluate),
         snapshot=snapshot.id,
+        offset=snapshot.statistics["offset"],
         commit="test",
         key=SigningKey(folder / "keys"),
         releases=folder / "releases",

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from conf.home import Home
 from conf.settings import Serving, Settings
-from mlflow_server import release
+from mlflow_server.building import build
 from mlflow_server.ledger import SigningKey
 from mlflow_server.release import Release
 from models.shelf import find, load_file
@@ -40,7 +40,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, key: SigningKey) -> Callable
     def make(name: str) -> Release:
         shelved = find(f"{TINY}:{name}")
         model = shelved.cls().fit(tiny.world())
-        return release.build(parent, model, shelved, "snap1", tiny.world(), "abc123", key)
+        return build(parent, model, shelved, "snap1", tiny.world(), "abc123", key)
 
     return make
 
