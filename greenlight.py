@@ -203,7 +203,8 @@ def why(request_id: Annotated[str, typer.Argument(help="The answer's X-Request-I
     """
     from pipelines.why import explain
 
-    _print(explain(Home.from_environment(), request_id), as_json)
+    home, settings = _home()
+    _print(explain(home, settings.storage, request_id), as_json)
     return 0
 
 

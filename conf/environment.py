@@ -1,6 +1,9 @@
 """What other programs read from the environment. Only `conf/` touches it."""
 
+import json
 import os
+
+from conf.settings import Storage
 
 QUIET = {  # no telemetry, no progress bars in logs
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -15,6 +18,31 @@ def silence_mlflow() -> None:
     """Set before mlflow is imported: it reports usage and prints progress otherwise."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+
+
+def encryption(storage: Storage) -> dict[str, str]:
+    """What is asked for with every object that is put into the bucket, in boto3's words."""
+    asked = {"ServerSideEncryption": storage.encryption, "SSEKMSKeyId": storage.kms_key}
+    return {name: value for name, value in asked.items() if value and storage.encryption}
+
+
+def mlflow_storage(storage: Storage) -> dict[str, str]:
+    """The environment in which MLflow uses the bucket as we do; empty where artifacts lie in folders."""
+    if not storage.bucket:
+        return {}
+    found = {"AWS_RETRY_MODE": "standard", "AWS_MAX_ATTEMPTS": str(storage.attempts)}
+    if asked := encryption(storage):
+        found["MLFLOW_S3_UPLOAD_EXTRA_ARGS"] = json.dumps(asked)
+    if storage.endpoint:
+        found |= {"MLFLOW_S3_ENDPOINT_URL": storage.endpoint, "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE": "path"}
+    if storage.region:
+        found["AWS_DEFAULT_REGION"] = storage.region
+    return found
+
+
+def lead_mlflow(storage: Storage) -> None:
+    """Set before mlflow writes its first artifact in this process."""
+    os.environ.update(mlflow_storage(storage))
 
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")

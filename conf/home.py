@@ -77,9 +77,38 @@ class Home:
         return self.root / "workers"
 
     @property
+    def place(self) -> Path:
+        """Notes the bucket in which history, releases and artifacts are kept; absent where folders of the home are."""
+        return self.root / "storage.json"
+
+    @property
     def live(self) -> Path:
         """What is refreshed beside a release: `live/<digest>/`. The release's own copy is the floor."""
         return self.root / "live"
+
+    @property
+    def up(self) -> Path:
+        """What `greenlight up` says of itself and its children, while it runs."""
+        return self.root / "up.json"
+
+    @property
+    def logs(self) -> Path:
+        """What the children of `greenlight up` print: `<name>.log`, and the part before it as `<name>.log.1`."""
+        return self.root / "logs"
+
+    @property
+    def jobs(self) -> Path:
+        """When each job of the schedule ran last, and how it ended."""
+        return self.root / "jobs.json"
+
+    @property
+    def archiving(self) -> Path:
+        """When the archive was last brought up to date, or what keeps it from it."""
+        return self.root / "archiving.json"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
 
     @property
     def marker(self) -> Path:

@@ -180,6 +180,8 @@ class Storage(Section):
     region: str = ""
     encryption: Literal["AES256", "aws:kms", ""] = "AES256"  # at rest, asked for with every object
     kms_key: str = ""
+    timeout_s: Positive = 20  # to connect, and of each wait for bytes
+    attempts: Annotated[int, Field(ge=1)] = 5  # of one request, with growing pauses, before it counts as failed
 
 
 class Retention(Section):

@@ -2,16 +2,13 @@
 
     <history>/<topic>/day=YYYY-MM-DD/events.parquet        rows of one UTC day, by offset, each event id once
 
-A day's new rows are merged with its file into a new one: written aside, synced, renamed into place; only then is the
-offset committed. Interrupted anywhere, the next run reads the same records again and drops those already there.
-Any engine that knows Hive partitions reads the folder.
+The history is a folder or a bucket (store.py). A day's new rows are merged with its file into a new one, which is put
+in its place whole; only then is the offset committed. Interrupted anywhere, the next run reads the same records again
+and drops those already there. Any engine that knows Hive partitions reads it.
 """
 
-import fcntl
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,16 +17,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from conf.errors import PlainError
-from events.disk import sync
+from events.disk import write_whole
 from events.event import ANY_EVENT, CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, AnyEvent
 from events.log import Log, Record
+from events.store import Store, StoreError
 
 GROUP = "archive"
 CHUNK = 1_000_000  # records between two commits: a day's file is rewritten once per chunk, and a chunk fits in memory
 DAY_MS = 86_400_000
 FILE = "events.parquet"
-WRITERS = 8  # days written at once; waiting for the disk, not computing
+WRITERS = 8  # days read or written at once; waiting for the disk or the bucket, not computing
 
 _TEXT, _COUNT, _NUMBER = pa.string(), pa.int64(), pa.float64()
 _COMMON = {"offset": _COUNT, "version": _COUNT, "event_id": _TEXT, "kind": _TEXT, "ts": _COUNT}
@@ -62,25 +59,26 @@ SCHEMAS = {
 }
 
 
-class ArchiveError(PlainError):
-    """A file of the history cannot be read or written; the message names it."""
+class ArchiveError(StoreError):
+    """A file of the history is damaged; the message names it."""
 
 
-def archive(log: Log, history: Path, progress: Callable[[int], None] | None = None) -> int:
+def archive(log: Log, store: Store, progress: Callable[[int], None] | None = None) -> int:
     """Write what the log holds beyond the archive; the number of events, also told to `progress` on the way.
 
-    A topic whose folder was lost is written again from the beginning of the log, however often that is interrupted.
+    A topic that was lost is written again from the beginning of the log, however often that is interrupted.
+    StoreError where a day cannot be read or written: what was not committed is done when this is repeated.
     """
     done = 0
-    with _alone(history):
+    with store.alone():
         for topic in SCHEMAS:
-            again = history / f".{topic}.again"
-            if not (history / topic).exists():
+            again = store.marks / f".{topic}.again"
+            if next(store.names(topic), None) is None:
                 again.touch()
             last = 0 if again.exists() else None
             while chunk := _next_chunk(log, topic, last):
                 rows, last = chunk
-                _merge(history / topic, rows)
+                _merge(store, topic, rows)
                 log.commit(topic, GROUP, last)
                 done += len(rows)
                 if progress:
@@ -89,23 +87,27 @@ def archive(log: Log, history: Path, progress: Callable[[int], None] | None = No
     return done
 
 
-def read_topic(history: Path, topic: str, columns: Sequence[str] | None = None) -> pa.Table:
+def read_topic(store: Store, topic: str, columns: Sequence[str] | None = None) -> pa.Table:
     """All archived events of a topic, day by day, with some columns of `SCHEMAS[topic]` or all; empty where none is."""
     schema = SCHEMAS[topic] if columns is None else pa.schema([SCHEMAS[topic].field(name) for name in columns])
-    files = sorted((history / topic).glob(f"day=*/{FILE}"))
     with ThreadPoolExecutor(WRITERS) as pool:
-        tables = list(pool.map(lambda file: _read(file, schema.names), files))
+        tables = list(pool.map(lambda name: _read(store, name, schema.names), _days(store, topic)))
     return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
-def find(history: Path, topic: str, event_id: str) -> AnyEvent | None:
+def find(store: Store, topic: str, event_id: str) -> AnyEvent | None:
     """The archived event with this id, or None. Looks through the days, newest first."""
-    for file in sorted((history / topic).glob(f"day=*/{FILE}"), reverse=True):
-        place = pc.index(_read(file, ["event_id"])["event_id"], event_id).as_py()
+    for name in reversed(_days(store, topic)):
+        place = pc.index(_read(store, name, ["event_id"])["event_id"], event_id).as_py()
         if place >= 0:
-            row = _read(file, SCHEMAS[topic].names).slice(place, 1).to_pylist()[0]
+            row = _read(store, name, SCHEMAS[topic].names).slice(place, 1).to_pylist()[0]
             return ANY_EVENT.validate_python({k: v for k, v in row.items() if k != "offset" and v is not None})
     return None
+
+
+def _days(store: Store, topic: str) -> list[str]:
+    """The names of a topic's files, oldest day first."""
+    return sorted(name for name in store.names(topic) if name.endswith(f"/{FILE}"))
 
 
 def _next_chunk(log: Log, topic: str, after: int | None) -> tuple[pa.Table, int] | None:
@@ -129,7 +131,7 @@ def _table(topic: str, records: list[Record]) -> pa.Table:
     return pa.table(columns, schema=SCHEMAS[topic])
 
 
-def _merge(folder: Path, rows: pa.Table) -> None:
+def _merge(store: Store, topic: str, rows: pa.Table) -> None:
     """Add the rows to the files of their days."""
     if not len(rows):
         return
@@ -138,19 +140,15 @@ def _merge(folder: Path, rows: pa.Table) -> None:
     rows, days = rows.take(order), days[order]
     starts = np.flatnonzero(np.diff(days, prepend=days[0] - 1))
     ends = [*starts[1:], len(days)]
-    folder.mkdir(parents=True, exist_ok=True)
+    parts = [(f"{topic}/{_day(days[s])}/{FILE}", rows.slice(s, e - s)) for s, e in zip(starts, ends, strict=True)]
     with ThreadPoolExecutor(WRITERS) as pool:
-        parts = [(folder / _day(days[s]), rows.slice(s, e - s)) for s, e in zip(starts, ends, strict=True)]
-        list(pool.map(lambda part: _merge_day(*part), parts))
-    sync(folder)
+        list(pool.map(lambda part: _merge_day(store, *part), parts))
 
 
-def _merge_day(folder: Path, rows: pa.Table) -> None:
-    file = folder / FILE
-    if file.exists():
-        rows = pa.concat_tables([_read(file, rows.schema.names), rows])
-    folder.mkdir(exist_ok=True)
-    write_parquet(file, _each_id_once(rows))
+def _merge_day(store: Store, name: str, rows: pa.Table) -> None:
+    if store.size(name) is not None:
+        rows = pa.concat_tables([_read(store, name, rows.schema.names), rows])
+    store.write(name, _parquet(_each_id_once(rows)))
 
 
 def _each_id_once(rows: pa.Table) -> pa.Table:
@@ -164,37 +162,28 @@ def _each_id_once(rows: pa.Table) -> pa.Table:
 
 
 def write_parquet(file: Path, table: pa.Table) -> None:
-    """Write aside, sync and rename: the file is whole or as it was. Equal tables make equal files."""
-    part = file.with_suffix(".part")
+    """A file that is whole or as it was. Equal tables make equal files."""
     try:
-        with part.open("wb") as stream:
-            pq.write_table(table.combine_chunks(), stream, compression="zstd")
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(file)
-        sync(file.parent)
+        write_whole(file, _parquet(table))
     except OSError as why:
-        part.unlink(missing_ok=True)
-        raise ArchiveError(f"{file} cannot be written: {why.strerror or why}") from why
+        raise StoreError(f"{file} cannot be written: {why.strerror or why}") from why
 
 
-def _read(file: Path, columns: Sequence[str]) -> pa.Table:
+def _parquet(table: pa.Table) -> memoryview:
+    stream = pa.BufferOutputStream()
+    pq.write_table(table.combine_chunks(), stream, compression="zstd")
+    return memoryview(stream.getvalue())
+
+
+def _read(store: Store, name: str, columns: Sequence[str]) -> pa.Table:
+    content = store.read(name)
     try:
-        return pq.ParquetFile(file).read(columns=list(columns), use_threads=False)
+        return pq.ParquetFile(pa.BufferReader(content)).read(columns=list(columns), use_threads=False)
     except (pa.ArrowInvalid, OSError) as why:
         raise ArchiveError(
-            f"{file} cannot be read ({why}); restore it, or remove the history and import again"
+            f"{store.place(name)} cannot be read ({why}); restore it, or remove the history and import again"
         ) from why
 
 
 def _day(number: int) -> str:
     return f"day={datetime.fromtimestamp(int(number) * DAY_MS / 1000, UTC):%Y-%m-%d}"
-
-
-@contextmanager
-def _alone(history: Path) -> Iterator[None]:
-    """One archive at a time: two would rewrite the same day from what each has read."""
-    history.mkdir(parents=True, exist_ok=True)
-    with (history / ".lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -157,7 +157,9 @@ class Demo:
                 "request_id": request,
                 "viewer": viewer,
             }
-            trace = _within(lambda: explain(self.home, request), "the slate did not reach the journal")
+            trace = _within(
+                lambda: explain(self.home, self.settings.storage, request), "the slate did not reach the journal"
+            )
             titles = _titles(snapshot.interactions.catalogue, answer.text.strip().split(",")[:3])
             step.note = (
                 f"viewer {viewer}: {titles} … — rung {trace.rung}, version {trace.model_version}, {trace.promoted_by}"

@@ -17,6 +17,7 @@ import psutil
 from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings
+from mlflow_server import app
 
 START_S = 90.0  # the longest that a server may take to answer
 STOP_S = 10.0  # the longest that it may take to end by itself
@@ -67,42 +68,73 @@ class Server:
         self.stop()
 
 
-def serve(home: Home, settings: Settings, tag: str = "greenlight:latest", port: int | None = None) -> Server:
-    """Start `bentoml serve` and wait until it answers. `port` 0 takes a free one; without, the settings' own.
+@dataclass(frozen=True)
+class Start:
+    """How a server is started, in which folder, and where it will answer."""
 
-    ServeError where the port is taken, or the server ends or does not answer: with the end of its log.
-    """
-    host, port = settings.serving.host, settings.serving.port if port is None else port
-    port = _free_port(host, port, "GREENLIGHT_SERVING__PORT")
+    command: list[str]
+    url: str
+    folder: Path
+    environment: dict[str, str]
+
+
+def api(home: Home, settings: Settings, port: int, tag: str = "greenlight:latest") -> Start:
+    """`bentoml serve` on the settings' host."""
+    host = settings.serving.host
     folder = home.root / "serving"  # an empty working directory, so that no file there is taken for a module
     folder.mkdir(parents=True, exist_ok=True)
     environment = home.environment(
         GREENLIGHT_SERVING__WORKERS=str(settings.serving.workers), GREENLIGHT_CLOCK=settings.clock
     )
-    command = ["bentoml", "serve", tag, "--host", host, "--port", str(port)]
-    return _started(command, f"http://{host}:{port}", folder, environment, home.root / "serving.log")
+    command = [sys.executable, "-m", "bentoml", "serve", tag, "--host", host, "--port", str(port)]
+    return Start(command, f"http://{host}:{port}", folder, environment)
+
+
+def registry(home: Home, settings: Settings, port: int) -> Start:
+    """MLflow's server on the home's registry, on loopback, with a login."""
+    return Start(app.command(home, port), f"http://{app.HOST}:{port}", home.root, app.environment(home))
+
+
+def serve(home: Home, settings: Settings, tag: str = "greenlight:latest", port: int | None = None) -> Server:
+    """Start `bentoml serve` and wait until it answers. `port` 0 takes a free one; without, the settings' own.
+
+    ServeError where the port is taken, or the server ends or does not answer: with the end of its log.
+    """
+    return _started(api(home, settings, api_port(settings, port), tag), home.root / "serving.log")
 
 
 def serve_registry(home: Home, settings: Settings, port: int | None = None) -> Server:
-    """Start MLflow's server on the home's registry, on loopback, and wait until it answers. Errors as for `serve`."""
-    port = _free_port("127.0.0.1", settings.registry.port if port is None else port, "GREENLIGHT_REGISTRY__PORT")
-    environment = home.environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true")
-    command = ["mlflow", "server", "--backend-store-uri", home.registry_uri, "--workers", "1"]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
-    return _started(command, f"http://127.0.0.1:{port}", home.root, environment, home.root / "registry.log")
+    """Start MLflow's server and wait until it answers. Ports and errors as for `serve`."""
+    return _started(registry(home, settings, registry_port(settings, port)), home.root / "registry.log")
 
 
-def _started(command: list[str], url: str, folder: Path, environment: dict[str, str], log: Path) -> Server:
+def api_port(settings: Settings, port: int | None = None) -> int:
+    """The API's port, free now; 0 becomes one that is. ServeError names the setting where something listens there."""
+    wanted = settings.serving.port if port is None else port
+    return _free_port(settings.serving.host, wanted, "GREENLIGHT_SERVING__PORT")
+
+
+def registry_port(settings: Settings, port: int | None = None) -> int:
+    """As `api_port`, of the registry."""
+    return _free_port(app.HOST, settings.registry.port if port is None else port, "GREENLIGHT_REGISTRY__PORT")
+
+
+def begin(start: Start, log: Path, **extra: str) -> subprocess.Popen[bytes]:
+    """Start it in a session of its own, so that a Ctrl-C in the terminal does not reach it; output goes to `log`."""
     with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command],
-            cwd=folder,
-            env=environment,
+        return subprocess.Popen(
+            start.command,
+            cwd=start.folder,
+            env={**start.environment, **extra},
+            stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
-    server = Server(url, process, log)
+
+
+def _started(start: Start, log: Path) -> Server:
+    server = Server(start.url, begin(start, log), log)
     try:
         _wait(server)
     except BaseException:

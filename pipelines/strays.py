@@ -1,4 +1,4 @@
-"""Processes that foreign code started and left behind, in whatever session: told by the folder they were given."""
+"""Processes that were started and left behind, in whatever session: told by a variable that they were given."""
 
 import contextlib
 import os
@@ -10,19 +10,28 @@ PASSES = 5  # one that is seen may start another before it dies
 
 def end_strays(folder: Path) -> None:
     """Kill every process whose environment names `folder` as its TMPDIR: those that `for_foreign_code` began there."""
+    end_marked(f"TMPDIR={folder}")
+
+
+def end_marked(mark: str) -> int:
+    """Kill every process that was started with the variable `mark` (`NAME=value`), or by one that was; how many."""
+    ended = 0
     for _ in range(PASSES):
-        found = _living(f"TMPDIR={folder}".encode())
+        found = marked(mark)
         if not found:
-            return
+            break
+        ended += len(found)
         for process in found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(process, signal.SIGKILL)
+    return ended
 
 
-def _living(mark: bytes) -> list[int]:
-    found = []
+def marked(mark: str) -> list[int]:
+    """The processes that carry `mark`. One that has ended and was not yet waited for carries nothing."""
+    found, wanted = [], mark.encode()
     for entry in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):  # gone meanwhile, or someone else's
-            if mark in entry.read_bytes().split(b"\0"):
+            if wanted in entry.read_bytes().split(b"\0"):
                 found.append(int(entry.parent.name))
     return found

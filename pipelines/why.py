@@ -5,9 +5,11 @@ from typing import Any
 
 from conf.errors import PlainError
 from conf.home import Home
+from conf.settings import Storage
 from events.archive import find
 from events.event import IMPRESSIONS, Impression
 from events.log import LocalLog
+from events.store import history_store
 from mlflow_server.ledger import Entry, Ledger
 
 
@@ -35,9 +37,9 @@ class Explanation:
     latency_ms: float
 
 
-def explain(home: Home, request_id: str) -> Explanation:
+def explain(home: Home, storage: Storage, request_id: str) -> Explanation:
     """Trace one request through journal and ledger. UnknownRequest where the journal does not hold it."""
-    slate = _impression(home, request_id)
+    slate = _impression(home, storage, request_id)
     ledger = Ledger.to_read(home.ledger, home.keys)
     made = _newest(ledger, "registered", slate.release)
     put = _newest(ledger, "promotion", slate.release)
@@ -61,13 +63,13 @@ def explain(home: Home, request_id: str) -> Explanation:
     )
 
 
-def _impression(home: Home, request_id: str) -> Impression:
+def _impression(home: Home, storage: Storage, request_id: str) -> Impression:
     """The journalled slate: in the log while it is kept there, in the archive afterwards."""
     found = None
     if home.log.exists():
         with LocalLog(home.log) as log:
             found = log.get(IMPRESSIONS, request_id)
-    found = found or find(home.history, IMPRESSIONS, request_id)
+    found = found or find(history_store(home, storage), IMPRESSIONS, request_id)
     if not isinstance(found, Impression):
         raise UnknownRequest(
             f"request {request_id!r} is not in the journal of {home.root}: "

@@ -28,6 +28,7 @@ from events.event import (
     Watch,
 )
 from events.log import LocalLog
+from events.store import FolderStore
 
 DAY = 86_400_000
 NOON = 1_700_000_000_000 // DAY * DAY + DAY // 2
@@ -35,12 +36,13 @@ NOON = 1_700_000_000_000 // DAY * DAY + DAY // 2
 ARCHIVER = """
 import sys
 from pathlib import Path
-from events.archive import ArchiveError, archive
+from events.archive import archive
 from events.log import LocalLog
+from events.store import FolderStore, StoreError
 with LocalLog(Path(sys.argv[1])) as log:
     try:
-        archive(log, Path(sys.argv[2]))
-    except ArchiveError as why:
+        archive(log, FolderStore(Path(sys.argv[2])))
+    except StoreError as why:
         sys.exit(f"refused: {why}")
 """
 
@@ -77,15 +79,15 @@ def log(tmp_path: Path) -> LocalLog:
 def test_every_kind_comes_back_equal_by_its_id(log: LocalLog, tmp_path: Path) -> None:
     events = of_each_kind()
     log.append_all(events)
-    assert archive(log, tmp_path / "history") == len(events)
-    assert [find(tmp_path / "history", event.topic, event.event_id) for event in events] == events
-    assert find(tmp_path / "history", EVENTS, "nobody") is None
+    assert archive(log, FolderStore(tmp_path / "history")) == len(events)
+    assert [find(FolderStore(tmp_path / "history"), event.topic, event.event_id) for event in events] == events
+    assert find(FolderStore(tmp_path / "history"), EVENTS, "nobody") is None
     assert [log.lag(topic, GROUP) for topic in SCHEMAS] == [0, 0, 0, 0]
 
 
 def test_days_are_utc_and_any_engine_reads_them(log: LocalLog, tmp_path: Path) -> None:
     log.append(EVENTS, ratings(0, 20))
-    archive(log, tmp_path)
+    archive(log, FolderStore(tmp_path))
     days = [path.parent.name for path in sorted((tmp_path / EVENTS).rglob("*.parquet"))]
     assert days == [f"day=2023-11-{n}" for n in range(14, 21)]
     table = ds.dataset(tmp_path / EVENTS, partitioning="hive").to_table(filter=ds.field("day") == "2023-11-15")
@@ -95,21 +97,21 @@ def test_days_are_utc_and_any_engine_reads_them(log: LocalLog, tmp_path: Path) -
 def test_later_events_join_their_day(log: LocalLog, tmp_path: Path) -> None:
     for part in range(3):
         log.append(EVENTS, ratings(part * 10, part * 10 + 10))
-        archive(log, tmp_path)
-    table = read_topic(tmp_path, EVENTS, ["offset", "event_id"])
+        archive(log, FolderStore(tmp_path))
+    table = read_topic(FolderStore(tmp_path), EVENTS, ["offset", "event_id"])
     assert table.sort_by("offset")["event_id"].to_pylist() == [f"e{n}" for n in range(30)]
     assert len(list((tmp_path / EVENTS).glob("day=*/*"))) == 7
 
 
 def test_what_was_written_but_not_committed_is_not_doubled(log: LocalLog, tmp_path: Path) -> None:
     log.append(EVENTS, ratings(0, 20))
-    archive(log, tmp_path)
+    archive(log, FolderStore(tmp_path))
     outside = apsw.Connection(str(tmp_path / "log.db"))
     outside.execute("DELETE FROM groups")  # as if killed between the last rename and the commit
     outside.close()
     log.append(EVENTS, ratings(20, 25))
-    assert archive(log, tmp_path) == 25
-    assert sorted(read_topic(tmp_path, EVENTS)["offset"].to_pylist()) == list(range(1, 26))
+    assert archive(log, FolderStore(tmp_path)) == 25
+    assert sorted(read_topic(FolderStore(tmp_path), EVENTS)["offset"].to_pylist()) == list(range(1, 26))
 
 
 def test_killed_anywhere_the_next_run_completes_it(log: LocalLog, tmp_path: Path, need: Callable[[str], str]) -> None:
@@ -120,12 +122,12 @@ def test_killed_anywhere_the_next_run_completes_it(log: LocalLog, tmp_path: Path
         command = [strace, "-f", "-o", "/dev/null", "-e", "trace=rename", "-e", inject, sys.executable, "-c", ARCHIVER]
         done = subprocess.run([*command, str(log.path), str(tmp_path / "history")], timeout=60)
         assert done.returncode in (0, -signal.SIGKILL, 128 + signal.SIGKILL)
-    archive(log, tmp_path / "history")
-    assert sorted(read_topic(tmp_path / "history", EVENTS)["event_id"].to_pylist()) == sorted(
+    archive(log, FolderStore(tmp_path / "history"))
+    assert sorted(read_topic(FolderStore(tmp_path / "history"), EVENTS)["event_id"].to_pylist()) == sorted(
         [f"e{n}" for n in range(50)] + list("wrcda")
     )
-    assert len(read_topic(tmp_path / "history", CATALOGUE)) == 2
-    assert len(read_topic(tmp_path / "history", DEAD_LETTER)) == 1
+    assert len(read_topic(FolderStore(tmp_path / "history"), CATALOGUE)) == 2
+    assert len(read_topic(FolderStore(tmp_path / "history"), DEAD_LETTER)) == 1
 
 
 def test_a_full_disk_is_named_and_loses_nothing(log: LocalLog, tmp_path: Path, need: Callable[[str], str]) -> None:
@@ -139,17 +141,17 @@ def test_a_full_disk_is_named_and_loses_nothing(log: LocalLog, tmp_path: Path, n
     assert "day=2023-11-16" in done.stderr
     assert "No space left on device" in done.stderr
     assert log.lag(EVENTS, GROUP) == 20
-    archive(log, tmp_path / "history")
-    assert len(read_topic(tmp_path / "history", EVENTS)) == 20
+    archive(log, FolderStore(tmp_path / "history"))
+    assert len(read_topic(FolderStore(tmp_path / "history"), EVENTS)) == 20
 
 
 def test_a_damaged_file_is_named(log: LocalLog, tmp_path: Path) -> None:
     log.append(EVENTS, ratings(0, 3))
-    archive(log, tmp_path)
+    archive(log, FolderStore(tmp_path))
     file = tmp_path / EVENTS / "day=2023-11-15" / FILE
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(ArchiveError, match=r"day=2023-11-15/events\.parquet cannot be read"):
-        read_topic(tmp_path, EVENTS)
+        read_topic(FolderStore(tmp_path), EVENTS)
 
 
 def test_unreadable_records_of_a_topic_are_passed_over(log: LocalLog, tmp_path: Path) -> None:
@@ -157,16 +159,16 @@ def test_unreadable_records_of_a_topic_are_passed_over(log: LocalLog, tmp_path: 
     outside = apsw.Connection(str(log.path))
     outside.execute("UPDATE records SET body = ? WHERE offset = 2", (b"x,y",))
     outside.close()
-    archive(log, tmp_path)
-    assert read_topic(tmp_path, EVENTS)["event_id"].to_pylist() == ["e0", "e2"]
-    assert read_topic(tmp_path, DEAD_LETTER)["raw"].to_pylist() == ["x,y"]
+    archive(log, FolderStore(tmp_path))
+    assert read_topic(FolderStore(tmp_path), EVENTS)["event_id"].to_pylist() == ["e0", "e2"]
+    assert read_topic(FolderStore(tmp_path), DEAD_LETTER)["raw"].to_pylist() == ["x,y"]
     assert log.lag(EVENTS, GROUP) == 0
 
 
 def test_nothing_archived_is_an_empty_table(tmp_path: Path) -> None:
     for topic in (EVENTS, IMPRESSIONS):
-        assert read_topic(tmp_path, topic).schema == SCHEMAS[topic]
-        assert len(read_topic(tmp_path, topic)) == 0
+        assert read_topic(FolderStore(tmp_path), topic).schema == SCHEMAS[topic]
+        assert len(read_topic(FolderStore(tmp_path), topic)) == 0
 
 
 def test_two_archives_at_once_double_nothing(log: LocalLog, tmp_path: Path) -> None:
@@ -174,18 +176,20 @@ def test_two_archives_at_once_double_nothing(log: LocalLog, tmp_path: Path) -> N
     command = [sys.executable, "-c", ARCHIVER, str(log.path), str(tmp_path / "history")]
     both = [subprocess.Popen(command, env=os.environ) for _ in range(2)]
     assert [process.wait(60) for process in both] == [0, 0]
-    assert sorted(read_topic(tmp_path / "history", EVENTS)["offset"].to_pylist()) == list(range(1, 501))
+    assert sorted(read_topic(FolderStore(tmp_path / "history"), EVENTS)["offset"].to_pylist()) == list(range(1, 501))
 
 
 def test_a_history_that_was_lost_is_written_again(log: LocalLog, tmp_path: Path) -> None:
     """Also where that was interrupted half-way: the mark of it stays until the end."""
     history = tmp_path / "history"
     log.append_all(ratings(0, 30))
-    archive(log, history)
+    archive(log, FolderStore(history))
     shutil.rmtree(history)
-    assert archive(log, history) == 30
+    assert archive(log, FolderStore(history)) == 30
     shutil.rmtree(history / EVENTS / sorted(os.listdir(history / EVENTS))[0])
     (history / f".{EVENTS}.again").touch()
-    archive(log, history)
-    assert sorted(read_topic(history, EVENTS)["event_id"].to_pylist()) == sorted(e.event_id for e in ratings(0, 30))
-    assert archive(log, history) == 0
+    archive(log, FolderStore(history))
+    assert sorted(read_topic(FolderStore(history), EVENTS)["event_id"].to_pylist()) == sorted(
+        e.event_id for e in ratings(0, 30)
+    )
+    assert archive(log, FolderStore(history)) == 0
