@@ -3,6 +3,7 @@
     s3://<bucket>/<prefix>/home.json       which home this prefix belongs to: another one may read, not write
                           /history/…       as in folders
                           /releases/…
+                          /artifacts/…     MLflow's own, which it writes itself
 
 Every object is put with server-side encryption asked for and with its SHA-256: as a checksum that S3 checks on arrival,
 and as metadata that `read` checks, so a short or changed answer is never taken for the piece. Each request is bounded
@@ -133,8 +134,9 @@ class BucketStore:
         try:
             yield
         except ClientError as why:
-            kind = Missing if why.response.get("Error", {}).get("Code") in ABSENT else StoreError
-            raise kind(f"{place} cannot be {done}: {explained(why, self.storage)}") from why
+            if why.response.get("Error", {}).get("Code") in ABSENT:
+                raise Missing(f"{place} is missing") from why
+            raise StoreError(f"{place} cannot be {done}: {explained(why, self.storage)}") from why
         except (BotoCoreError, Boto3Error) as why:
             raise StoreError(f"{place} cannot be {done}: {explained(why, self.storage)}") from why
 
@@ -142,6 +144,7 @@ class BucketStore:
         """Make sure that the prefix belongs to this home. Of two homes that meet here first, S3 lets one win."""
         from botocore.exceptions import ClientError
 
+        new = not self.home.place.exists()
         name = begin(self.home, self.storage)
         key = "/".join(part for part in (self.storage.prefix.strip("/"), OWNER) if part)
         place = f"s3://{self.storage.bucket}/{key}"
@@ -152,11 +155,26 @@ class BucketStore:
                 if why.response["Error"]["Code"] != "PreconditionFailed":
                     raise
         if json.loads(self._get(key, place)) != {"home": name}:
+            if new:  # nothing of this home is there yet: it may begin elsewhere
+                self.home.place.unlink(missing_ok=True)
             raise StoreError(
                 f"{place} says that another home keeps its history there: set storage.prefix to a place of its own; "
                 "where that home is gone for good, remove this object and repeat"
             )
         self._owned = True
+
+
+def trouble(why: BaseException, storage: Storage) -> str | None:
+    """In plain words what S3 or the way to it did, where that is what an error of another library comes from."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    found: Exception | None = None
+    link: BaseException | None = why
+    while link is not None:  # the innermost one says most
+        found = link if isinstance(link, ClientError | BotoCoreError | Boto3Error) else found
+        link = link.__cause__ or link.__context__
+    return explained(found, storage) if found else None
 
 
 def explained(why: Exception, storage: Storage) -> str:

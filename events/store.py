@@ -94,10 +94,8 @@ class FolderStore:
             raise StoreError(f"{self.folder / name} cannot be removed: {why.strerror or why}") from why
 
     def size(self, name: str) -> int | None:
-        try:
-            return (self.folder / name).stat().st_size
-        except FileNotFoundError:
-            return None
+        file = self.folder / name
+        return file.stat().st_size if file.is_file() else None
 
     def alone(self) -> AbstractContextManager[None]:
         return locked(self.marks)
@@ -163,8 +161,13 @@ def begin(home: Home, storage: Storage) -> str:
 def _begun(home: Home) -> str | None:
     if home.place.exists():
         return _noted(home)["place"]
-    folders = (home.releases, home.artifacts, *home.history.glob("*/day=*"))
-    return place_of(Storage()) if any(f.is_dir() and any(f.iterdir()) for f in folders) else None
+    folders = (home.artifacts, *home.history.glob("*/day=*"))  # a release may have been fetched from anywhere
+    return place_of(Storage()) if any(_holds_something(f) for f in folders) else None
+
+
+def _holds_something(folder: Path) -> bool:
+    """Whether anything is kept there: locks and what was cut off begin with a dot."""
+    return folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir())
 
 
 def _noted(home: Home) -> dict[str, str]:

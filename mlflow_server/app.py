@@ -6,7 +6,9 @@ Start it with `command` and `environment`: they hold what MLflow reads, and no p
 import sys
 from pathlib import Path
 
+from conf.environment import mlflow_storage
 from conf.home import Home
+from conf.settings import Storage
 from mlflow_server.accounts import Account, accounts
 
 HOST = "127.0.0.1"
@@ -17,10 +19,14 @@ def command(home: Home, port: int) -> list[str]:
     return [sys.executable, "-m", "mlflow_server.app", str(home.root), str(port)]
 
 
-def environment(home: Home) -> dict[str, str]:
-    """Of the server's process: no telemetry, no job runner (seven processes, 0.8 GB), the logins of this home."""
+def environment(home: Home, storage: Storage) -> dict[str, str]:
+    """Of the server's process: no telemetry, no job runner (seven processes, 0.8 GB), the logins of this home, and
+    how artifacts in a bucket are read."""
     return home.environment(
-        MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false", MLFLOW_DISABLE_TELEMETRY="true", **accounts(home).environment()
+        MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
+        MLFLOW_DISABLE_TELEMETRY="true",
+        **accounts(home).environment(),
+        **mlflow_storage(storage),
     )
 
 

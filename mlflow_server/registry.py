@@ -17,8 +17,9 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conf.environment import silence_mlflow
+from conf.environment import lead_mlflow, silence_mlflow
 from conf.home import Home
+from conf.settings import Storage
 from mlflow_server.in_charge import ALIASES, in_charge
 from mlflow_server.ledger import Decision, Ledger
 from mlflow_server.release import Release
@@ -50,8 +51,10 @@ class Standing:
 class Registry:
     """Opened once per training. Makes the database and the experiment on first use (seconds), safely if killed."""
 
-    def __init__(self, home: Home, name: str = EXPERIMENT) -> None:
+    def __init__(self, home: Home, name: str = EXPERIMENT, storage: Storage | None = None) -> None:
+        storage = storage or Storage()
         silence_mlflow()
+        lead_mlflow(storage)
         import mlflow
         from mlflow import MlflowClient
 
@@ -62,15 +65,14 @@ class Registry:
         make_database(home)
         self.name = name
         self.client = MlflowClient(tracking_uri=home.registry_uri, registry_uri=home.registry_uri)
-        self.experiment = self._experiment(home.artifacts)
+        self.experiment = self._experiment(home, storage)
 
-    def _experiment(self, artifacts: Path) -> str:
+    def _experiment(self, home: Home, storage: Storage) -> str:
         """Made by us with an absolute location: a client on SQLite cannot write to one that a server made."""
         found = self.client.get_experiment_by_name(EXPERIMENT)
         if found is not None:
             return found.experiment_id
-        artifacts.mkdir(parents=True, exist_ok=True)
-        return self.client.create_experiment(EXPERIMENT, artifact_location=str(artifacts.absolute()))
+        return self.client.create_experiment(EXPERIMENT, artifact_location=_artifacts(home, storage))
 
     # Runs -------------------------------------------------------------------------------------------------------------
 
@@ -246,6 +248,18 @@ class Registry:
                 self.client.delete_registered_model_alias(self.name, alias)
             elif version is not None and str(present.get(alias)) != str(version):
                 self.client.set_registered_model_alias(self.name, alias, str(version))
+
+
+def _artifacts(home: Home, storage: Storage) -> str:
+    """Where MLflow keeps artifacts. StoreError where the bucket's prefix is another home's."""
+    if not storage.bucket:
+        home.artifacts.mkdir(parents=True, exist_ok=True)
+        return str(home.artifacts.absolute())
+    from events.bucket import BucketStore
+
+    store = BucketStore(storage, "artifacts", home)
+    with store.alone():
+        return store.place().rstrip("/")
 
 
 def make_database(home: Home) -> None:

@@ -92,7 +92,9 @@ def api(home: Home, settings: Settings, port: int, tag: str = "greenlight:latest
 
 def registry(home: Home, settings: Settings, port: int) -> Start:
     """MLflow's server on the home's registry, on loopback, with a login."""
-    return Start(app.command(home, port), f"http://{app.HOST}:{port}", home.root, app.environment(home))
+    return Start(
+        app.command(home, port), f"http://{app.HOST}:{port}", home.root, app.environment(home, settings.storage)
+    )
 
 
 def serve(home: Home, settings: Settings, tag: str = "greenlight:latest", port: int | None = None) -> Server:

@@ -23,8 +23,10 @@ from typing import Any
 
 from conf.errors import PlainError
 from conf.home import Home
-from conf.settings import Settings
+from conf.settings import Settings, Storage
 from events.clock import now_ms
+from events.store import place_of
+from mlflow_server.depot import Depot
 from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Decision, Ledger, SigningKey
 from mlflow_server.registry import Registry, Standing, signed
@@ -99,7 +101,7 @@ def train(
     """
     names = _names(settings.train.models if models is None else models)
     with _alone(home), ThreadPoolExecutor(1) as opener:
-        opening = opener.submit(Registry, home, settings.registry.name)  # MLflow takes seconds to import and set up
+        opening = opener.submit(Registry, home, settings.registry.name, settings.storage)  # takes MLflow seconds
         begun, told = time.monotonic(), _in_turn(report)
         if snapshot is None:
             told("cutting a snapshot of the history")
@@ -115,9 +117,10 @@ def train(
         try:
             return Session(home, work, snapshot, fit, book, seconds).run(names, opening)
         except Exception as why:  # MLflow has several kinds for what SQLite says here
-            if DISK_FULL not in str(why):
+            cause = _outside_trouble(why, home, settings.storage)
+            if cause is None:
                 raise
-            raise TrainError(f"{home.registry}: no space left on the disk; free some and repeat") from why
+            raise TrainError(cause) from why
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,7 @@ class Session:
         self.home, self.work, self.snapshot, self.fit, self.book = home, work, snapshot, fit, book
         self.seconds = seconds
         self.incumbent = in_charge(book.ledger).get("champion")
+        self.depot = Depot(home, work.settings.storage)
 
     def run(self, names: Sequence[str], opening: "Future[Registry]") -> Training:
         """Whatever stops it, an interrupt too, stops the candidates and closes the runs."""
@@ -203,6 +207,7 @@ class Session:
         registry.trials(run, made.trials)
         registry.measured(run, params={"seed": work.seed, **(made.config or {})}, metrics=account.metrics(work, made))
         if made.release:
+            self.depot.put(made.release)
             tags = {"model": made.model, "snapshot": work.snapshot, "gate.inputs": self.fit.verdict}
             made.version = registry.register(run, made.release, tags)
             self.book.write(
@@ -227,8 +232,8 @@ class Session:
         if self.incumbent is None:
             return lambda: None
         version, digest = self.incumbent.body["version"], self.incumbent.body["release"]
-        folder = self.home.releases / digest
         try:
+            folder = self.depot.folder(digest)
             manifest: Manifest = verify(folder)
         except ReleaseError as why:
             fault = str(why)
@@ -458,6 +463,18 @@ def _in_turn(report: Callable[[str], None]) -> Callable[[str], None]:
             report(line)
 
     return told
+
+
+def _outside_trouble(why: Exception, home: Home, storage: Storage) -> str | None:
+    """What the disk or the bucket says under MLflow, in a sentence; None where it is something else."""
+    if DISK_FULL in str(why):
+        return f"{home.registry}: no space left on the disk; free some and repeat"
+    if not storage.bucket or isinstance(why, PlainError):
+        return None
+    from events.bucket import trouble
+
+    told = trouble(why, storage)
+    return f"MLflow's artifacts in {place_of(storage)}: {told}" if told else None
 
 
 def _half_life(yardstick: "Future[Attempt]") -> float:

@@ -2,12 +2,15 @@
 
 import os
 import shutil
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from conf.home import Home
+from conf.settings import Storage
+from models.shelf import load_file
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test workers share two cores
 
@@ -30,3 +33,22 @@ def need() -> Callable[[str], str]:
         return path
 
     return look
+
+
+@pytest.fixture(scope="session")
+def s3_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a local S3 (moto stands for Amazon's)."""
+    s3 = load_file(Path(__file__).parent / "faults" / "s3.py")
+    with s3.moto(tmp_path_factory.mktemp("moto") / "moto.log") as url:
+        yield url
+
+
+@pytest.fixture
+def storage(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    """A new bucket in it, and the credentials in the environment."""
+    for name, value in (("ACCESS_KEY_ID", "AKIAFORTESTS"), ("SECRET_ACCESS_KEY", "hush-hush")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    made = Storage(bucket=f"bucket-{uuid.uuid4()}", endpoint=s3_url, region="us-east-1", timeout_s=20, attempts=3)
+    s3 = load_file(Path(__file__).parent / "faults" / "s3.py")
+    s3.client(s3_url).create_bucket(Bucket=made.bucket)
+    return made

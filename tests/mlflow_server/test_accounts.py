@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from conf.home import Home
+from conf.settings import Storage
 from mlflow_server.accounts import Accounts, AccountsError, accounts
 from mlflow_server.app import command, environment
 
@@ -37,7 +38,7 @@ def test_no_password_is_shown_or_passed_as_an_argument(home: Home) -> None:
     drawn = accounts(home)
     secret = {drawn.service.password, drawn.lead.password, drawn.secret}
     assert not [s for s in secret if s in f"{drawn!r} {' '.join(command(home, 5000))}"]
-    passed = environment(home)
+    passed = environment(home, Storage())
     assert drawn.secret == passed["MLFLOW_FLASK_SERVER_SECRET_KEY"]
     assert not [s for s in (drawn.service.password, drawn.lead.password) if s in str(passed)]
     assert drawn.lead.password not in Path(passed["MLFLOW_AUTH_CONFIG_PATH"]).read_text()
