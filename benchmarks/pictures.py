@@ -2,36 +2,36 @@
 
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.browser import chromium
 from conf.home import Home
 from conf.settings import load
+from mlflow_server.accounts import accounts
 from pipelines.scoreboard import show
 from pipelines.serve import serve_registry
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-FLAGS = (
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    "--virtual-time-budget=20000",  # the pages fetch what they show
-)
 
 
 def main(home: Home) -> None:
-    board = json.loads((home.root / "demo.json").read_text())
-    with tempfile.TemporaryDirectory() as scratch:
+    board, lead = json.loads((home.root / "demo.json").read_text()), accounts(home).lead
+    with tempfile.TemporaryDirectory() as scratch, chromium() as browser:
         page = Path(scratch) / "scoreboard.html"
         page.write_text(_page(board))
-        _picture(page.as_uri(), DOCS / "scoreboard.png", "1200,500", scratch)
+        browser.open(page.as_uri())
+        browser.picture(DOCS / "scoreboard.png", 1200, 500)
+        browser.log_in(lead.name, lead.password)
         with serve_registry(home, load(), port=0) as registry:
             model = f"{registry.url}/#/models/recommender"
-            _picture(model, DOCS / "registry.png", "1900,1000", scratch)
-            _picture(f"{model}/versions/{board['champion']['version']}", DOCS / "version.png", "1900,900", scratch)
+            browser.open(model, "is champion")
+            browser.picture(DOCS / "registry.png", 1900, 1000)
+            browser.open(f"{model}/versions/{board['champion']['version']}", "Source Run")
+            browser.picture(DOCS / "version.png", 1900, 900)
     plots = sorted(home.artifacts.rglob("*.png"), key=lambda file: file.stat().st_mtime)
     shutil.copyfile(plots[-1], DOCS / "candidates.png")
 
@@ -40,11 +40,6 @@ def _page(board: dict) -> str:
     console = Console(record=True, width=118, file=open("/dev/null", "w"))  # noqa: SIM115 - lives as long as the process
     show(board | {"home": ".greenlight/demo"}, console)
     return console.export_html(inline_styles=True)
-
-
-def _picture(url: str, target: Path, size: str, scratch: str) -> None:
-    command = ["chromium", *FLAGS, f"--user-data-dir={scratch}/chromium", f"--window-size={size}"]
-    subprocess.run([*command, f"--screenshot={target}", url], check=True, capture_output=True, timeout=120)
 
 
 if __name__ == "__main__":

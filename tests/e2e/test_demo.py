@@ -4,15 +4,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from benchmarks.browser import chromium
 from conf.home import Home
 from conf.settings import Settings
+from mlflow_server.accounts import accounts
 from pipelines.serve import serve_registry
 
 ROOT = Path(__file__).parents[2]
@@ -104,28 +106,25 @@ def registry(told: Path) -> Iterator[str]:
 
 
 def test_the_registry_page_names_the_champion_and_why(
-    registry: str, board: dict[str, Any], need, tmp_path: Path
+    registry: str, told: Path, board: dict[str, Any], need: Callable[[str], str]
 ) -> None:
     """Someone who sees only this page names the version to promote and why."""
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    flags += [
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={tmp_path}",
-        "--virtual-time-budget=20000",
-    ]
-    command = [need("chromium"), *flags, "--window-size=1700,1100", "--dump-dom", f"{registry}/#/models/recommender"]
-    page = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-    champion = board["champion"]
-    assert f"Version {champion['version']} ({champion['model']}) is champion" in page
-    assert "refused by offline" in page
+    champion, lead = board["champion"], accounts(Home(told)).lead
+    with chromium(need("chromium")) as page:
+        page.log_in(lead.name, lead.password)
+        page.open(
+            f"{registry}/#/models/recommender", f"Version {champion['version']} ({champion['model']}) is champion"
+        )
+        assert "refused by offline" in page.text()
 
 
-def test_the_registry_has_each_candidate_as_a_run(registry: str) -> None:
-    found = httpx.post(
-        f"{registry}/api/2.0/mlflow/registered-models/get-latest-versions", json={"name": "recommender"}
-    ).json()
+def test_the_registry_has_each_candidate_as_a_run_for_those_who_log_in(registry: str, told: Path) -> None:
+    wanted = f"{registry}/api/2.0/mlflow/registered-models/get-latest-versions", {"name": "recommender"}
+    lead = accounts(Home(told)).lead
+    found = httpx.post(wanted[0], json=wanted[1], auth=(lead.name, lead.password)).json()
     assert found["model_versions"]
+    assert httpx.post(wanted[0], json=wanted[1]).status_code == 401
+    assert httpx.post(wanted[0], json=wanted[1], auth=(lead.name, "guess")).status_code == 401
 
 
 def test_a_source_too_small_to_learn_from_ends_honestly(tmp_path: Path) -> None:
