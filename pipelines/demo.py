@@ -21,6 +21,7 @@ from rich.console import Console
 from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings
+from mlflow_server.accounts import FILE, LEAD
 from models.interactions import Catalogue
 from pipelines.callers import Answers, Callers
 from pipelines.data import import_data
@@ -235,6 +236,10 @@ def _stay(demo: Demo, server: Server) -> None:
     with serve_registry(demo.home, demo.settings) as registry:
         out.print(f"API       {server.url}/recommend/{demo.board['viewer']}")
         out.print(f"registry  {registry.url}/#/models/{demo.settings.registry.name}")
+        out.print(
+            f"log in as {LEAD}, with the password that stands beside that name in {demo.home.keys / FILE}",
+            soft_wrap=True,
+        )
         out.print("Ctrl-C ends both.")
         with suppress(KeyboardInterrupt):
             server.process.wait()
