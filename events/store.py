@@ -130,11 +130,11 @@ def place_of(storage: Storage) -> str:
 
 def check_place(home: Home, storage: Storage) -> None:
     """StoreError where the settings name another place than the one this home was begun in. Changes nothing."""
-    begun = _begun(home)
+    began = begun(home)
     wanted = place_of(storage)
-    if begun not in (None, wanted):
+    if began not in (None, wanted):
         raise StoreError(
-            f"{home.root} was begun with {begun}, and the settings say {wanted}: set storage.bucket and storage.prefix "
+            f"{home.root} was begun with {began}, and the settings say {wanted}: set storage.bucket and storage.prefix "
             "back, or begin another place with a new GREENLIGHT_HOME"
         )
 
@@ -158,7 +158,8 @@ def begin(home: Home, storage: Storage) -> str:
     return _noted(home)["home"]
 
 
-def _begun(home: Home) -> str | None:
+def begun(home: Home) -> str | None:
+    """In words, where this home keeps things; None where it keeps nothing yet. Only looks into the home itself."""
     if home.place.exists():
         return _noted(home)["place"]
     folders = (home.artifacts, *home.history.glob("*/day=*"))  # a release may have been fetched from anywhere

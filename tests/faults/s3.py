@@ -53,6 +53,13 @@ def _wait(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
     raise RuntimeError(f"moto does not answer: {log.read_text()}")
 
 
+class _Quiet(ThreadingHTTPServer):
+    daemon_threads, block_on_close = True, False
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A broken link is what this is for."""
+
+
 Fault = Callable[[int, str, str], str]  # number of the request (from 1), method, path; the name of a fault, or ""
 
 
@@ -72,8 +79,7 @@ class Proxy:
         self.seen: list[tuple[str, str]] = []
         self._target = urlsplit(target)
         self._lock, self._over = threading.Lock(), threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads, self._server.block_on_close = True, False
+        self._server = _Quiet(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
@@ -113,7 +119,7 @@ class Proxy:
         if fault == "cut-up":
             asked.rfile.read(1)
             return _reset(asked)
-        body = asked.rfile.read(int(asked.headers.get("content-length", 0)))
+        body = _body(asked)
         if fault == "hole":
             self._over.wait()
             return _reset(asked)
@@ -135,6 +141,17 @@ class Proxy:
             return answer.status, answer.getheaders(), answer.read()
         finally:
             link.close()
+
+
+def _body(asked: BaseHTTPRequestHandler) -> bytes:
+    if asked.headers.get("transfer-encoding") != "chunked":
+        return asked.rfile.read(int(asked.headers.get("content-length", 0)))
+    parts = []
+    while size := int(asked.rfile.readline(), 16):
+        parts.append(asked.rfile.read(size))
+        asked.rfile.readline()
+    asked.rfile.readline()
+    return b"".join(parts)
 
 
 def _answer(
