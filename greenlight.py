@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 data = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Bring events in, give them back.")
 app.add_typer(data, name="data")
+keys = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="API keys: who may call the service.")
+app.add_typer(keys, name="keys")
 
 REFUSED, WRONG, INTERRUPTED = 1, 2, 130
 console = Console(stderr=True, highlight=False, emoji=False)  # progress and errors; results go to standard output
@@ -192,6 +194,76 @@ def ledger(
     else:
         for entry in book.entries():
             print(f"{entry.seq:>5}  {entry.kind:<10}  {entry.actor:<12}  {_one_line(entry.body)}")
+    return 0
+
+
+@keys.command("create")
+def keys_create(
+    name: Annotated[str, typer.Argument(help="Whose key it is, for people.")],
+    scope: Annotated[list[str], typer.Option(help="`read`, `events` or `admin`; repeat for more.")] = ["read"],  # noqa: B006
+    per_minute: Annotated[int | None, typer.Option(min=1, help="Requests a minute; without: no limit.")] = None,
+    days: Annotated[float | None, typer.Option(help="Days until it expires; without: never.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Make a key. Its text is shown once and kept nowhere.
+
+    Example: `greenlight keys create website --scope read --scope events`
+    """
+    from serving.keys import KeyStore, known_scopes
+
+    home, settings = _home()
+    store = KeyStore(home, settings.door.environment)
+    text, key = store.create(name, known_scopes(scope), per_minute=per_minute, days=days)
+    _print({"key": text, **key.shown()}, as_json)
+    return 0
+
+
+@keys.command("rotate")
+def keys_rotate(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The old key's id, from `keys list`.")],
+    overlap_hours: Annotated[float, typer.Option(min=0, help="How long the old key stays valid.")] = 24.0,
+    as_json: Json = False,
+) -> int:
+    """Make a key that replaces another; both are valid until the overlap ends.
+
+    Example: `greenlight keys rotate 0aB3dE6gH9 --overlap-hours 1`
+    """
+    from serving.keys import KeyStore
+
+    home, settings = _home()
+    text, key = KeyStore(home, settings.door.environment).rotate(key_id, overlap_hours)
+    _print({"key": text, **key.shown()}, as_json)
+    return 0
+
+
+@keys.command("revoke")
+def keys_revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, from `keys list`.")], as_json: Json = False
+) -> int:
+    """End a key now: within 5 s no worker lets it in.
+
+    Example: `greenlight keys revoke 0aB3dE6gH9`
+    """
+    from serving.keys import KeyStore
+
+    home, settings = _home()
+    _print(KeyStore(home, settings.door.environment).revoke(key_id).shown(), as_json)
+    return 0
+
+
+@keys.command("list")
+def keys_list(as_json: Json = False) -> int:
+    """All keys, without their text: whose, for what, and whether they are live.
+
+    Example: `greenlight keys list --json`
+    """
+    from serving.keys import KeyStore
+
+    found = [key.shown() for key in KeyStore(Home.from_environment()).all()]
+    if as_json:
+        _print({"keys": found}, as_json=True)
+    for key in [] if as_json else found:
+        print(f"{key['id']}  {key['state']:<8}  {','.join(key['scopes']):<18}  {key['name']}")
     return 0
 
 

@@ -20,6 +20,7 @@ def greenlight(home: Path, *words: str, **environment: str) -> subprocess.Comple
 
 
 VERBS = [["demo"], ["status"], ["train"], ["ledger"], ["why"], ["data", "import"], ["data", "export"]]
+VERBS += [["keys", verb] for verb in ("create", "rotate", "revoke", "list")]
 
 
 @pytest.mark.parametrize("words", VERBS, ids=" ".join)
@@ -46,6 +47,8 @@ def test_every_verb_is_listed_above() -> None:
         (["train", "--trials", "-1"], "trials"),
         (["train", "--model", "model.py"], "model.py:Class"),
         (["train"], "data import"),
+        (["keys", "revoke", "nosuchkey"], "keys list"),
+        (["keys", "create", "site", "--scope", "root"], "read, events, admin"),
     ],
     ids=" ".join,
 )
