@@ -158,7 +158,7 @@ def load(folder: Path, public: str | None = None) -> Loaded:
         live=load_counts(checked, catalogue),
         viewers=load_viewers(checked, catalogue),
         topk=load_topk(checked),
-        popular=load_popular(folder),
+        popular=checked_popular(checked),
     )
 
 
@@ -219,7 +219,15 @@ def load_topk(checked: Checked) -> TopK:
 def load_popular(folder: Path) -> Popular:
     """The popularity ranking, by its own checksum: it needs no other file, not even the manifest."""
     path = folder / "popularity.json"
-    whole = _json(_bytes(path), path)
+    return _popular(_json(_bytes(path), path), path)
+
+
+def checked_popular(checked: Checked) -> Popular:
+    """The same ranking, as the manifest names it."""
+    return _popular(checked.json("popularity.json"), checked.folder / "popularity.json")
+
+
+def _popular(whole: Any, path: Path) -> Popular:
     try:
         body = whole["body"]
         if sha256_of(canonical(body)) != whole["sha256"]:

@@ -32,7 +32,10 @@ SOURCE = (
     "events/*.py",
     "models/*.py",
     "serving/*.py",
-    *(f"mlflow_server/{name}.py" for name in ("__init__", "ledger", "release", "topk", "viewers")),
+    *(
+        f"mlflow_server/{name}.py"
+        for name in ("__init__", "depot", "in_charge", "ledger", "release", "topk", "viewers")
+    ),
 )
 REQUIREMENTS = (
     *("apsw", "bentoml", "cryptography", "numpy", "orjson", "prometheus-client", "pydantic", "pyyaml", "scipy"),

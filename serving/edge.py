@@ -140,19 +140,24 @@ class Edge:
         """`ready` only with the model; `fallback-only` is 200 too, since it serves, and body and header say so."""
         if self.shelf is None:
             return Reply(503, [(b"content-type", JSON), (b"x-state", b"starting")], b'{"state":"starting"}')
-        opened = self.shelf.champion
+        opened, report = self.shelf.champion, self.shelf.report()
+        champion = report.arms["champion"]
         body = {
-            "state": opened.state,
-            "reason": opened.trouble,
-            "release": opened.release,
-            "model": opened.ready.name if opened.ready else None,
+            "state": champion.state,
+            "reason": champion.trouble or report.trouble,
+            "release": champion.release,
+            "model": champion.model,
+            "arms": {arm: told.model_dump() for arm, told in report.arms.items()},
+            "refused": {digest: refusal.model_dump() for digest, refusal in report.refused.items()},
+            "clock_ms": report.clock_ms,
+            "offset": report.offset,
             "inline": opened.inline,
             "made_ahead": opened.ahead is not None,
             "worker": os.getpid(),
             "source": __file__,
             "mlflow_imported": "mlflow" in sys.modules,
         }
-        return Reply(200, [(b"content-type", JSON), (b"x-state", opened.state.encode())], orjson.dumps(body))
+        return Reply(200, [(b"content-type", JSON), (b"x-state", champion.state.encode())], orjson.dumps(body))
 
     async def _livez(self, call: Call) -> Reply:
         return Reply(200, [(b"content-type", TEXT)], b"alive\n")

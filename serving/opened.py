@@ -1,5 +1,6 @@
 """One release as a worker has it: the parts that could be read, and a thread that fetches the rest."""
 
+import copy
 import logging
 import threading
 import time
@@ -65,6 +66,7 @@ class Opened:
     """A release, open for requests. Each part is replaced whole, so a request sees the old one or the new one.
 
     ready, ahead, live: None while they cannot be read; `trouble` says why. popular is always there.
+    Every byte is checked as it is read; only in a release that is in trouble may the popularity ranking have no more than its own checksum.
     """
 
     def __init__(self, folder: Path, packaged: Packaged | None, settings: Settings) -> None:
@@ -74,7 +76,7 @@ class Opened:
         self.ready: Ready | None = None
         self.ahead: Ahead | None = None
         self.live: Live | None = None
-        self.trouble = "not tried yet"
+        self.trouble, self._not_ahead = "not tried yet", ""
         self.inline = False
         self.overruns = 0
         self.pool = Pool(settings.serving.pool_threads)
@@ -104,23 +106,40 @@ class Opened:
         """Look after what is missing, in the background."""
         threading.Thread(target=self._mend, name="shelf", daemon=True).start()
 
+    @property
+    def closed(self) -> bool:
+        return self._closing.is_set()
+
     def close(self) -> None:
+        """End its threads. No request may use it any more."""
         self._closing.set()
+        self.pool.close()
+
+    def without_model(self, trouble: str) -> "Opened":
+        """The same release with its lower rungs only, and why. It shares everything; only the original is closed."""
+        lower = copy.copy(self)
+        lower.ready, lower.trouble = None, trouble
+        return lower
+
+    def shares_with(self, other: "Opened") -> bool:
+        """Whether the lower rungs of the two are the same."""
+        return self.pool is other.pool and self.ahead is other.ahead and self.live is other.live
 
     def refresh(self) -> None:
         """Try to read what is missing; `trouble` says what is wrong."""
-        self._tried = (self._fingerprint(), time.monotonic())
+        self._tried = (fingerprint(self.folder), time.monotonic())
         try:
             if self.packaged is None:
                 raise ReleaseError("packaged.json: missing or damaged, so nothing says which key signed the release")
             checked = Checked(self.folder, self.packaged.public)
             if checked.manifest.digest != self.packaged.release:
                 raise ReleaseError(f"{self.folder}: holds release {checked.manifest.digest}, not {self.release}")
+            self._popular = release.checked_popular(checked)
             catalogue = release.load_catalogue(checked)
             self.ahead = self.ahead or self._read_ahead(checked, catalogue)
             self.live = self.live or self._read_live(checked, catalogue)
             self.ready = self._read_model(checked, self.live)
-            self.trouble = ""
+            self.trouble = "" if self.ahead else self._not_ahead
         except ReleaseError as why:
             self.trouble = str(why)
             log.warning("the model rung cannot serve: %s", why)
@@ -135,6 +154,7 @@ class Opened:
             names = Names(catalogue.ids.tolist(), catalogue.titles.tolist())
             return Ahead(release.load_topk(checked), rows, names)
         except ReleaseError as why:  # the model may still be whole
+            self._not_ahead = str(why)
             log.warning("the precomputed rung cannot serve: %s", why)
             return None
 
@@ -167,16 +187,17 @@ class Opened:
         while not self._closing.wait(RETRY_S):
             before, when = self._tried
             due = time.monotonic() - when > RETRY_UNCHANGED_S
-            if (self.ready is None or self.ahead is None) and (due or self._fingerprint() != before):
+            if (self.ready is None or self.ahead is None) and (due or fingerprint(self.folder) != before):
                 self.refresh()
 
-    def _fingerprint(self) -> tuple:
-        """Changes when any file of the release does."""
-        found = []
-        for path in sorted(self.folder.rglob("*")):
-            try:
-                stat = path.stat()
-                found.append((str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns))
-            except OSError:  # it went away just now
-                continue
-        return tuple(found)
+
+def fingerprint(folder: Path) -> tuple:
+    """Changes when any file of the release does."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        try:
+            stat = path.stat()
+            found.append((str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns))
+        except OSError:  # it went away just now
+            continue
+    return tuple(found)

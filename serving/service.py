@@ -5,6 +5,7 @@ In a Bento, `release/` and `packaged.json` lie beside this package (see `pipelin
 
 import asyncio
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ class Answer(BaseModel):
     items: list[Item]
 
 
-def open_shelf() -> Shelf:
-    return Shelf(Opened(ROOT / "release", Packaged.read(ROOT / "packaged.json"), SETTINGS))
+def open_shelf(home: Home | None) -> Shelf:
+    return Shelf(Opened(ROOT / "release", Packaged.read(ROOT / "packaged.json"), SETTINGS), home)
 
 
 class EdgeService(bentoml.Service):
@@ -49,8 +50,9 @@ class EdgeService(bentoml.Service):
     __slots__ = ("edge",)
 
     def to_asgi(self, is_main: bool = True) -> Edge:
-        home = Home.from_environment()
-        self.edge = Edge(super().to_asgi(is_main), open_shelf, home if home.kind() else None, SETTINGS)
+        found = Home.from_environment()
+        home = found if found.kind() else None
+        self.edge = Edge(super().to_asgi(is_main), partial(open_shelf, home), home, SETTINGS)
         return self.edge
 
 

@@ -1,0 +1,310 @@
+"""Releases exchanged in one worker, as the ledger names them; and what is refused."""
+
+import gc
+import json
+import os
+import re
+import shutil
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conf.home import Home
+from conf.settings import Serving, Settings
+from mlflow_server.ledger import Entry, Ledger, SigningKey
+from mlflow_server.release import Release, canonical, sha256_of
+from serving.opened import Opened, Packaged
+from serving.report import reports
+from serving.router import Arm
+from serving.shelf import Shelf
+
+SETTINGS = Settings(serving=Serving(popularity_share=0.0, max_deadline_ms=100))
+
+
+def within(seconds: float, holds: Callable[[], Any]) -> Any:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if found := holds():
+            return found
+        time.sleep(0.05)
+    return holds()
+
+
+class Worker:
+    """A home with releases, its ledger, and one shelf that follows it."""
+
+    def __init__(self, home: Home, packaged: Release, key: SigningKey, folder: Path) -> None:
+        self.home, self.packaged, self.key = home, packaged, key
+        self.ledger = Ledger(home.ledger, key)
+        self.folder = Path(shutil.copytree(packaged.folder, folder))
+        self.shelf: Shelf | None = None
+
+    def start(self) -> Shelf:
+        if self.shelf:
+            self.shelf.close()
+        opened = Opened(self.folder, Packaged(self.packaged.digest, self.key.public, {}), SETTINGS)
+        self.shelf = Shelf(opened, self.home)
+        self.shelf.start()
+        return self.shelf
+
+    def keep(self, release: Release) -> Path:
+        """Put the release where the home keeps them."""
+        return Path(shutil.copytree(release.folder, self.home.releases / release.digest))
+
+    def write(self, kind: str, release: Release, alias: str = "champion") -> Entry:
+        return self.ledger.append(kind, {"version": 1, "release": release.digest, "alias": alias}, actor="ada", ts=1)
+
+    def serves(self, release: Release, arm: str = "champion") -> bool:
+        """Whether the worker says so, in the shelf and in its report."""
+        assert self.shelf
+        told = [report.arms.get(arm) for report in (self.shelf.report(), *reports(self.home))]
+        return len(told) == 2 and all(one and one.release == release.digest and one.state == "ready" for one in told)
+
+
+@pytest.fixture
+def worker(home: Home, built: Callable[[str], Release], key: SigningKey, tmp_path: Path) -> Iterator[Worker]:
+    made = Worker(home, built("Tiny"), key, tmp_path / "packaged")
+    yield made
+    if made.shelf:
+        made.shelf.close()
+
+
+def arms(shelf: Shelf) -> dict[str, Arm]:
+    return {f"v{n}": shelf.choose(f"v{n}").arm for n in range(200)}
+
+
+def test_promotions_and_rollbacks_reach_a_running_worker(worker: Worker, built: Callable[[str], Release]) -> None:
+    one, two = built("Tiny"), built("Nested")
+    worker.keep(two)
+    shelf = worker.start()
+    assert within(20, lambda: worker.serves(one))
+    worker.write("promotion", one)
+    worker.write("promotion", two)
+    assert within(20, lambda: worker.serves(two))
+    assert shelf.choose("u0") == ("champion", shelf.champion)
+    assert shelf.champion.release == two.digest
+    worker.write("rollback", one)  # it is only packaged: the home does not keep it
+    assert within(20, lambda: worker.serves(one))
+    assert shelf.report().refused == {}
+
+
+def test_the_old_release_stays_open_for_a_while_and_then_goes(worker: Worker, built: Callable[[str], Release]) -> None:
+    two = built("Nested")
+    worker.keep(two)
+    shelf = worker.start()
+    (old,) = kept = [shelf.champion]
+    model = weakref.ref(old.ready.model)
+    worker.write("promotion", two)
+    assert within(20, lambda: worker.serves(two))
+    assert old.ready
+    assert not old.closed
+    assert within(20, lambda: kept[0].closed)
+    del old, kept[:]
+    gc.collect()
+    assert within(20, lambda: model() is None), gc.get_referrers(model())
+
+
+def swap_weights(folder: Path, other: Path) -> None:
+    """Other weights that can be read as well."""
+    shutil.rmtree(folder / "weights")
+    shutil.copytree(other / "weights", folder / "weights")
+
+
+def swap_popularity(folder: Path, other: Path) -> None:
+    """Another ranking, with a checksum of its own that holds."""
+    whole = json.loads((folder / "popularity.json").read_bytes())
+    body = {**whole["body"], "titles": ["Buy now", *whole["body"]["titles"][1:]]}
+    (folder / "popularity.json").write_text(json.dumps({"body": body, "sha256": sha256_of(canonical(body))}))
+
+
+def cut_topk(folder: Path, other: Path) -> None:
+    (folder / "topk" / "items.npy").write_bytes(b"\x93NUMPY")
+
+
+def another_release(folder: Path, other: Path) -> None:
+    """Whole, and signed by the right key; only not the one that is named."""
+    shutil.rmtree(folder)
+    shutil.copytree(other, folder)
+
+
+def no_manifest(folder: Path, other: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+
+def no_files(folder: Path, other: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def foreign_signature(folder: Path, other: Path) -> None:
+    key = SigningKey(folder.parent / "other keys")
+    content = (folder / "manifest.json").read_bytes()
+    (folder / "signature.json").write_text(json.dumps({"public": key.public, "signature": key.sign(content)}))
+
+
+HARMS = (
+    (swap_weights, "damaged|the manifest names no file|missing"),
+    (swap_popularity, r"popularity\.json: damaged"),
+    (cut_topk, r"items\.npy: damaged"),
+    (another_release, "holds release"),
+    (no_manifest, r"manifest\.json: missing"),
+    (no_files, "missing"),
+    (foreign_signature, "its signature is not by the key"),
+)
+
+
+@pytest.mark.parametrize(("harm", "sentence"), HARMS, ids=lambda x: getattr(x, "__name__", ""))
+def test_a_release_that_is_not_whole_is_refused_and_served_when_it_is(
+    worker: Worker, built: Callable[[str], Release], harm: Callable[[Path, Path], None], sentence: str
+) -> None:
+    one, two = built("Tiny"), built("Nested")
+    folder = worker.keep(two)
+    harm(folder, built("Moody").folder)
+    shelf = worker.start()
+    old = shelf.champion
+    worker.write("promotion", two)
+    refused = within(20, lambda: [r.refused[two.digest] for r in reports(worker.home) if two.digest in r.refused])
+    assert refused
+    told = shelf.report().arms["champion"]
+    assert (told.release, told.state, shelf.champion) == (one.digest, "ready", old)
+    assert two.digest[:12] in told.trouble
+    assert re.search(sentence, refused[0].reason)
+    shutil.rmtree(folder, ignore_errors=True)
+    worker.keep(two)
+    assert within(20, lambda: worker.serves(two))
+    assert shelf.report().refused == {}
+    assert shelf.report().arms["champion"].trouble == ""
+
+
+def test_a_model_that_fails_when_it_is_tried_is_refused(worker: Worker, built: Callable[[str], Release]) -> None:
+    silent = built("AllNotANumber")
+    worker.keep(silent)
+    shelf = worker.start()
+    worker.write("promotion", silent)
+    refused = within(20, lambda: shelf.report().refused.get(silent.digest))
+    assert "not one movie" in refused.reason
+    assert worker.serves(built("Tiny"))
+
+
+def test_a_restarted_worker_opens_what_the_ledger_says(worker: Worker, built: Callable[[str], Release]) -> None:
+    two, three = built("Nested"), built("Moody")
+    worker.keep(two)
+    folder = worker.keep(three)
+    worker.write("promotion", two)
+    assert worker.start().champion.release == two.digest
+    worker.write("promotion", three, "challenger")
+    assert within(20, lambda: worker.serves(three, "challenger"))
+    before = arms(worker.shelf)
+    assert set(before.values()) == {"champion", "challenger"}
+    again = worker.start()
+    assert (again.champion.release, again.arms.challenger.opened.release) == (two.digest, three.digest)
+    assert arms(again) == before
+    shutil.rmtree(folder)
+    shutil.rmtree(worker.home.releases / two.digest)
+    bare = worker.start()
+    assert bare.champion.release == worker.packaged.digest
+    assert "is in charge and refused" in bare.report().arms["champion"].trouble
+    assert arms(bare) == before
+
+
+def test_a_challenger_serves_its_half_and_without_it_they_get_the_lower_rungs(
+    worker: Worker, built: Callable[[str], Release]
+) -> None:
+    one, two = built("Tiny"), built("Nested")
+    shelf = worker.start()
+    worker.write("promotion", one)
+    worker.write("promotion", two, "challenger")
+    assert within(20, lambda: two.digest in shelf.report().refused)
+    before = arms(shelf)
+    assert 60 < sum(arm == "challenger" for arm in before.values()) < 140
+    theirs = next(user for user, arm in before.items() if arm == "challenger")
+    lower = shelf.choose(theirs).opened
+    assert (lower.ready, lower.state, lower.release) == (None, "fallback-only", one.digest)
+    assert lower.ahead is shelf.champion.ahead is not None
+    assert shelf.champion.ready
+    assert within(20, lambda: reports(worker.home)[0].arms["challenger"].state == "fallback-only")
+    assert "is refused" in reports(worker.home)[0].arms["challenger"].trouble
+    worker.keep(two)
+    assert within(20, lambda: worker.serves(two, "challenger"))
+    assert shelf.choose(theirs).opened.release == two.digest
+    assert arms(shelf) == before
+    worker.write("promotion", two)  # it wins
+    assert within(20, lambda: worker.serves(two))
+    assert set(arms(shelf).values()) == {"champion"}
+    assert "challenger" not in shelf.report().arms
+
+
+def test_a_withdrawn_challenger_leaves_everybody_to_the_champion(
+    worker: Worker, built: Callable[[str], Release]
+) -> None:
+    two = built("Nested")
+    worker.keep(two)
+    worker.write("promotion", worker.packaged)
+    worker.write("promotion", two, "challenger")
+    shelf = worker.start()
+    assert worker.shelf.arms.challenger.opened.release == two.digest
+    worker.write("withdrawal", two, "challenger")
+    assert within(20, lambda: set(arms(shelf).values()) == {"champion"})
+
+
+def test_a_torn_line_waits_and_a_foreign_signature_is_not_believed(
+    worker: Worker, built: Callable[[str], Release], tmp_path: Path
+) -> None:
+    one, two = built("Tiny"), built("Nested")
+    worker.keep(two)
+    worker.write("promotion", one)
+    worker.write("promotion", two)
+    whole = worker.ledger.path.read_bytes()
+    worker.ledger.path.write_bytes(whole[:-20])
+    shelf = worker.start()
+    assert shelf.champion.release == one.digest
+    with worker.ledger.path.open("ab") as file:
+        file.write(whole[-20:])
+    assert within(20, lambda: worker.serves(two))
+    forger = Ledger(worker.ledger.path, SigningKey(tmp_path / "other keys"))
+    forger.append("promotion", {"version": 1, "release": one.digest, "alias": "champion"}, actor="eve", ts=1)
+    assert within(20, lambda: "not by this home's key" in shelf.report().trouble)
+    assert worker.serves(two)
+    assert worker.start().champion.release == two.digest
+
+
+def test_a_ledger_of_another_key_leaves_the_packaged_release(
+    worker: Worker, built: Callable[[str], Release], tmp_path: Path
+) -> None:
+    two = built("Nested")
+    worker.keep(two)
+    forger = Ledger(worker.home.ledger, SigningKey(tmp_path / "other keys"))
+    forger.append("promotion", {"version": 1, "release": two.digest, "alias": "champion"}, actor="eve", ts=1)
+    shelf = worker.start()
+    assert shelf.champion.release == worker.packaged.digest
+    assert "not by this home's key" in shelf.report().trouble
+
+
+def test_reports_leave_out_who_is_gone(worker: Worker) -> None:
+    shelf = worker.start()
+    found = within(20, lambda: reports(worker.home))
+    assert [report.pid for report in found] == [os.getpid()]
+    mine = worker.home.workers / f"{os.getpid()}.json"
+    old = {**json.loads(mine.read_bytes()), "beat_wall_ms": 1}
+    (worker.home.workers / "1.json").write_text(json.dumps(old))  # it lives, but says nothing
+    (worker.home.workers / "4194400.json").write_bytes(mine.read_bytes())  # larger than any number a process has
+    (worker.home.workers / "2.json").write_text("{")
+    assert [report.pid for report in reports(worker.home)] == [os.getpid()]
+    shelf.close()
+    assert not mine.exists()
+    assert reports(worker.home) == []
+    worker.start()
+    assert not (worker.home.workers / "4194400.json").exists()
+
+
+def test_a_home_that_cannot_be_written_costs_no_slate(worker: Worker, built: Callable[[str], Release]) -> None:
+    two = built("Nested")
+    worker.keep(two)
+    worker.home.workers.write_text("in the way")
+    shelf = worker.start()
+    worker.write("promotion", two)
+    assert within(20, lambda: shelf.champion.release == two.digest)
+    assert reports(worker.home) == []
