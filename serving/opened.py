@@ -65,8 +65,8 @@ class Ahead:
 class Opened:
     """A release, open for requests. Each part is replaced whole, so a request sees the old one or the new one.
 
-    ready, ahead, live: None while they cannot be read; `trouble` says why. popular is always there.
-    Every byte is checked as it is read; only in a release that is in trouble may the popularity ranking have no more than its own checksum.
+    ready, ahead, live: None while they cannot be read; `trouble` says why. popular is always there. Every byte is
+    checked as it is read; only in a release that is in trouble may the ranking have no more than its own checksum.
     """
 
     def __init__(self, folder: Path, packaged: Packaged | None, settings: Settings) -> None:
