@@ -38,8 +38,8 @@ SOURCE = (
     ),
 )
 REQUIREMENTS = (
-    *("apsw", "bentoml", "cryptography", "numpy", "orjson", "prometheus-client", "pydantic", "pyyaml", "scipy"),
-    *("implicit", "scikit-learn", "threadpoolctl"),  # models
+    *("apsw", "bentoml", "boto3", "cryptography", "numpy", "orjson", "prometheus-client", "pyarrow", "pydantic"),
+    *("pyyaml", "scipy", "implicit", "scikit-learn", "threadpoolctl"),
 )
 
 
