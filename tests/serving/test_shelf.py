@@ -151,7 +151,7 @@ HARMS = (
     (cut_topk, r"items\.npy: damaged"),
     (another_release, "holds release"),
     (no_manifest, r"manifest\.json: missing"),
-    (no_files, "missing"),
+    (no_files, "is not in .*releases"),
     (foreign_signature, "its signature is not by the key"),
 )
 
