@@ -50,8 +50,9 @@ def storage(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Storage:
     for name, value in (("ACCESS_KEY_ID", "AKIAFORTESTS"), ("SECRET_ACCESS_KEY", "hush-hush")):
         monkeypatch.setenv(f"AWS_{name}", value)
     made = Storage(bucket=f"bucket-{uuid.uuid4()}", endpoint=s3_url, region="us-east-1", timeout_s=20, attempts=3)
-    for name, value in mlflow_storage(made).items():  # what a training sets for MLflow is taken back after the test
-        monkeypatch.setenv(name, value)
+    for name in mlflow_storage(made):  # what a training sets for MLflow is taken back after the test
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     s3 = load_file(Path(__file__).parent / "faults" / "s3.py")
     s3.client(s3_url).create_bucket(Bucket=made.bucket)
     return made

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from conf.environment import mlflow_storage
 from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings, Storage
@@ -54,7 +55,7 @@ def keys(storage: Storage, under: str) -> list[str]:
 
 
 def test_history_release_and_artifacts_are_in_the_bucket_encrypted_and_come_back(
-    filled: Home, storage: Storage, tmp_path: Path
+    filled: Home, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcome = trained(filled, storage)
     (champion,) = [c for c in outcome.candidates if c.version == outcome.champion]
@@ -75,6 +76,8 @@ def test_history_release_and_artifacts_are_in_the_bucket_encrypted_and_come_back
 
     page = Registry(filled, storage=storage).client.download_artifacts(champion.run, "decisions/offline.md")
     assert "# Gate offline" in Path(page).read_text()
+    for name in mlflow_storage(storage):  # the training set them in this process; the server is told by itself
+        monkeypatch.delenv(name)
     with serve_registry(filled, Settings(storage=storage), port=0) as server:
         lead = accounts(filled).lead
         asked = {"run_uuid": champion.run, "path": "decisions/infra.md"}
@@ -106,11 +109,14 @@ def test_a_bucket_that_fails_in_the_middle_of_a_training_is_one_sentence_and_the
     assert registry.close_runs("KILLED", "") == 0
 
 
-def test_the_champion_comes_back_from_the_bucket_for_the_next_training(filled: Home, storage: Storage) -> None:
+def test_the_champion_comes_back_from_the_bucket_for_the_next_training(
+    filled: Home, storage: Storage, proxy: Any
+) -> None:
     release = str(trained(filled, storage).candidates[0].release)
     shutil.rmtree(filled.releases)
-    again = trained(filled, storage)
+    again = trained(filled, storage.model_copy(update={"endpoint": proxy.url}))
     assert again.champion == 1
+    assert ("GET", f"/{storage.bucket}/greenlight/releases/{release}/signature.json") in proxy.seen
     assert verify(filled.releases / release).model == "popularity"
 
 
