@@ -1,9 +1,7 @@
 """The whole loop as a newcomer runs it, and what it leaves behind: everything after it works with all servers down."""
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,29 +15,14 @@ from conf.settings import Settings
 from mlflow_server.accounts import accounts
 from pipelines.serve import serve_registry
 
-ROOT = Path(__file__).parents[2]
+Greenlight = Callable[..., subprocess.CompletedProcess[str]]
+
 STEPS = [
     *("events in", "snapshot", "train", "gates", "a bad candidate", "first champion", "Bento", "serve"),
     *("first slate", "weights gone", "back"),
 ]
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600), pytest.mark.xdist_group("demo")]
-
-
-def greenlight(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "GREENLIGHT_HOME": str(home), "GREENLIGHT_SERVING__PORT": "0"}
-    command = [sys.executable, "-m", "greenlight", *words]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-
-
-@pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home in which the demo has been told on the real ratings in this repository."""
-    home = tmp_path_factory.mktemp("demo") / "home"
-    done = greenlight(home, "demo", "--once")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "first recommendation after" in done.stdout
-    return home
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +48,7 @@ def test_no_request_failed_while_a_worker_was_killed(board: dict[str, Any]) -> N
     assert "precomputed" in back
 
 
-def test_why_traces_the_first_slate(told: Path, board: dict[str, Any]) -> None:
+def test_why_traces_the_first_slate(told: Path, board: dict[str, Any], greenlight: Greenlight) -> None:
     trace = json.loads(greenlight(told, "why", board["request_id"], "--json").stdout)
     assert trace["request_id"] == board["request_id"]
     assert (trace["rung"], trace["arm"]) == ("model", "champion")
@@ -78,7 +61,7 @@ def test_why_traces_the_first_slate(told: Path, board: dict[str, Any]) -> None:
     assert trace["commit"]
 
 
-def test_why_traces_a_slate_from_a_lower_rung(told: Path, board: dict[str, Any]) -> None:
+def test_why_traces_a_slate_from_a_lower_rung(told: Path, board: dict[str, Any], greenlight: Greenlight) -> None:
     everything = greenlight(told, "data", "export", "-").stdout.splitlines()
     rows = [json.loads(line) for line in everything if '"impression"' in line]
     lower = next(row for row in rows if row["rung"] == "precomputed")
@@ -87,7 +70,7 @@ def test_why_traces_a_slate_from_a_lower_rung(told: Path, board: dict[str, Any])
     assert set(lower["propensities"]) == {1.0}
 
 
-def test_the_ledger_and_every_part_hold_afterwards(told: Path) -> None:
+def test_the_ledger_and_every_part_hold_afterwards(told: Path, greenlight: Greenlight) -> None:
     assert json.loads(greenlight(told, "ledger", "--verify", "--json").stdout)["holds"]
     status = greenlight(told, "status", "--json")
     assert status.returncode == 0
@@ -127,7 +110,7 @@ def test_the_registry_has_each_candidate_as_a_run_for_those_who_log_in(registry:
     assert httpx.post(wanted[0], json=wanted[1], auth=(lead.name, "guess")).status_code == 401
 
 
-def test_a_source_too_small_to_learn_from_ends_honestly(tmp_path: Path) -> None:
+def test_a_source_too_small_to_learn_from_ends_honestly(tmp_path: Path, greenlight: Greenlight) -> None:
     (tmp_path / "ratings.csv").write_text(
         "userId,movieId,rating,timestamp\n" + "".join(f"{u},{u % 3},4.0,{1_700_000_000 + u}\n" for u in range(30))
     )
