@@ -175,6 +175,59 @@ def train(
 
 
 @app.command()
+def promote(
+    version: Annotated[int, typer.Argument(help="The version's number, as the registry's pages show it.")],
+    alias: Annotated[str, typer.Option(help="`champion`, or `challenger` to let it into an A/B.")] = "champion",
+    as_json: Json = False,
+) -> int:
+    """Put a version in charge, where the gates allow it. Works with the registry and the API down.
+
+    Example: `greenlight promote 4 --alias challenger`
+    """
+    import getpass
+
+    from pipelines.promote import promote as run
+
+    home, settings = _home()
+    return _decided(home, run(home, settings, version, alias, actor=getpass.getuser()), as_json)
+
+
+@app.command()
+def rollback(
+    reason: Annotated[str, typer.Option(help="Why, for the ledger.")] = "",
+    as_json: Json = False,
+) -> int:
+    """Go back to the champion before this one: always allowed. Works with the registry and the API down.
+
+    Example: `greenlight rollback --reason "viewers complain of repeats"`
+    """
+    import getpass
+
+    from pipelines.promote import rollback as run
+
+    home, settings = _home()
+    return _decided(home, run(home, settings, actor=getpass.getuser(), reason=reason), as_json)
+
+
+def _decided(home: Home, outcome: Any, as_json: bool) -> int:
+    """Tell what became of a wish, and who serves it."""
+    from pipelines.takeup import wait
+
+    told = {name: getattr(outcome, name) for name in ("accepted", "kind", "alias", "version", "release", "sentence")}
+    lines = [outcome.sentence]
+    if outcome.accepted:
+        with _progress("workers that serve it:") as progress:
+            found = wait(home, outcome.release, outcome.alias, progress)
+        told["workers"] = asdict(found)
+        lines.append(found.sentence)
+    if as_json:
+        _print(told, as_json)
+    else:
+        print(*lines, sep="\n")
+    return 0 if outcome.accepted else REFUSED
+
+
+@app.command()
 def ledger(
     verify: Annotated[bool, typer.Option("--verify", help="Check the chain, the hashes and the signatures.")] = False,
     as_json: Json = False,

@@ -82,6 +82,11 @@ class Home:
         return self.root / "storage.json"
 
     @property
+    def mirror(self) -> Path:
+        """What the aliases in MLflow were when they last agreed with the ledger: a change since then is a wish."""
+        return self.root / "mirror.json"
+
+    @property
     def live(self) -> Path:
         """What is refreshed beside a release: `live/<digest>/`. The release's own copy is the floor."""
         return self.root / "live"

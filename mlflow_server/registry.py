@@ -27,6 +27,7 @@ from models.ranking import Interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from mlflow import MlflowClient
 
 EXPERIMENT = "recommender"
 ROOT = Path(__file__).parents[1]
@@ -224,13 +225,7 @@ class Registry:
         self.client.update_model_version(self.name, str(version), words[:LIMIT])
 
     def describe_model(self, sentence: str) -> None:
-        """The page of the registered model: the sentence that matters, then a table of all versions by their tags."""
-        versions = self.client.search_model_versions(f"name = '{self.name}'")
-        if versions:
-            in_charge = self.client.get_registered_model(self.name).aliases
-            by_version = {str(version): alias for alias, version in in_charge.items()}
-            rows = [(v, by_version.get(str(v.version), "")) for v in sorted(versions, key=lambda v: -int(v.version))]
-            self.client.update_registered_model(self.name, f"{sentence}\n\n{_table(rows)}"[:LIMIT])
+        describe_model(self.client, self.name, sentence)
 
     def mirror(self, ledger: Ledger) -> None:
         """Make the aliases say what the ledger says; one whose version is not in this registry is left out."""
@@ -260,6 +255,15 @@ def _artifacts(home: Home, storage: Storage) -> str:
     store = BucketStore(storage, "artifacts", home)
     with store.alone():
         return store.place().rstrip("/")
+
+
+def describe_model(client: "MlflowClient", name: str, sentence: str) -> None:
+    """The page of the registered model: the sentence that matters, then a table of all versions by their tags."""
+    versions = client.search_model_versions(f"name = '{name}'")
+    if versions:
+        by_version = {str(version): alias for alias, version in client.get_registered_model(name).aliases.items()}
+        rows = [(v, by_version.get(str(v.version), "")) for v in sorted(versions, key=lambda v: -int(v.version))]
+        client.update_registered_model(name, f"{sentence}\n\n{_table(rows)}"[:LIMIT])
 
 
 def make_database(home: Home) -> None:

@@ -13,6 +13,7 @@ from conf.settings import Settings
 from mlflow_server.registry import make_database
 from pipelines.data import import_data
 from pipelines.snapshot import cut
+from tests.pipelines import town
 
 DATA = Path(__file__).parents[2] / "events" / "sources" / "data" / "movietweetings"
 DAYS, SHARE = 60, 4
@@ -53,3 +54,17 @@ def fresh_home(quarter: Home, tmp_path: Path) -> Callable[[str], Home]:
 
 def _drawn(user: str) -> bool:
     return hashlib.blake2b(user.encode(), digest_size=2).digest()[0] % SHARE == 0
+
+
+@pytest.fixture(scope="session")
+def settled(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    home = Home(tmp_path_factory.mktemp("town") / "home").open()
+    town.settle(home)
+    return home
+
+
+@pytest.fixture
+def townhome(settled: Home, tmp_path: Path) -> Home:
+    """A copy of `town`: four judged versions, the first in charge."""
+    shutil.copytree(settled.root, tmp_path / "town")
+    return Home(tmp_path / "town")
