@@ -168,6 +168,7 @@ def test_a_release_that_is_not_whole_is_refused_and_served_when_it_is(
     worker.write("promotion", two)
     refused = within(20, lambda: [r.refused[two.digest] for r in reports(worker.home) if two.digest in r.refused])
     assert refused
+    assert within(20, lambda: shelf.report().arms["champion"].trouble)
     told = shelf.report().arms["champion"]
     assert (told.release, told.state, shelf.champion) == (one.digest, "ready", old)
     assert two.digest[:12] in told.trouble
@@ -217,7 +218,8 @@ def test_a_challenger_serves_its_half_and_without_it_they_get_the_lower_rungs(
     shelf = worker.start()
     worker.write("promotion", one)
     worker.write("promotion", two, "challenger")
-    assert within(20, lambda: two.digest in shelf.report().refused)
+    assert within(20, lambda: "challenger" in shelf.report().arms)
+    assert two.digest in shelf.report().refused
     before = arms(shelf)
     assert 60 < sum(arm == "challenger" for arm in before.values()) < 140
     theirs = next(user for user, arm in before.items() if arm == "challenger")

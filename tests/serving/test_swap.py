@@ -128,6 +128,7 @@ def test_a_damaged_release_is_refused_and_the_old_one_serves(site: Site, built: 
     with Load(site.server.url) as load:
         site.write("promotion", three)
         assert within(60, lambda: [three.digest in report.refused for report in reports(site.home)] == [True, True])
+        assert within(60, lambda: all(report.arms["champion"].trouble for report in reports(site.home)))
         ready = httpx.get(f"{site.server.url}/readyz", timeout=30).json()
         assert "damaged" in ready["refused"][three.digest]["reason"]
         assert (ready["release"], ready["state"]) == (two.digest, "ready")
