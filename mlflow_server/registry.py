@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from conf.environment import lead_mlflow, silence_mlflow
 from conf.home import Home
 from conf.settings import Storage
+from events.store import StoreError, place_of
 from mlflow_server.in_charge import ALIASES, in_charge
 from mlflow_server.ledger import Decision, Ledger
 from mlflow_server.release import Release
@@ -54,13 +55,11 @@ class Registry:
 
     def __init__(self, home: Home, name: str = EXPERIMENT, storage: Storage | None = None) -> None:
         storage = storage or Storage()
-        silence_mlflow()
+        _quiet()
         lead_mlflow(storage)
         import mlflow
         from mlflow import MlflowClient
 
-        for noisy in ("mlflow", "alembic"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
         mlflow.set_tracking_uri(home.registry_uri)
         mlflow.set_registry_uri(home.registry_uri)
         make_database(home)
@@ -72,6 +71,11 @@ class Registry:
         """Made by us with an absolute location: a client on SQLite cannot write to one that a server made."""
         found = self.client.get_experiment_by_name(EXPERIMENT)
         if found is not None:
+            if storage.bucket and not found.artifact_location.startswith("s3://"):
+                raise StoreError(
+                    f"MLflow keeps the artifacts of {home.root} in {found.artifact_location}, and the settings say "
+                    f"{place_of(storage)}: unset storage.bucket, or begin another place with a new GREENLIGHT_HOME"
+                )
             return found.experiment_id
         return self.client.create_experiment(EXPERIMENT, artifact_location=_artifacts(home, storage))
 
@@ -245,6 +249,12 @@ class Registry:
                 self.client.set_registered_model_alias(self.name, alias, str(version))
 
 
+def _quiet() -> None:
+    silence_mlflow()
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
 def _artifacts(home: Home, storage: Storage) -> str:
     """Where MLflow keeps artifacts. StoreError where the bucket's prefix is another home's."""
     if not storage.bucket:
@@ -374,4 +384,5 @@ def comparison(standings: Sequence[Standing]) -> "Figure":
 
 
 if __name__ == "__main__":  # `python -m mlflow_server.registry HOME` makes a home's database ahead of its first use
-    Registry(Home(Path(sys.argv[1])))
+    _quiet()
+    make_database(Home(Path(sys.argv[1])))

@@ -1,6 +1,8 @@
 """Everything that a home keeps in a bucket, from an import to a champion (moto stands for S3)."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from conf.home import Home
 from conf.settings import Settings, Storage
 from events.archive import read_topic
 from events.event import EVENTS
-from events.store import history_store
+from events.store import StoreError, history_store
 from mlflow_server.accounts import accounts
 from mlflow_server.depot import Depot
 from mlflow_server.in_charge import in_charge
@@ -118,6 +120,18 @@ def test_the_champion_comes_back_from_the_bucket_for_the_next_training(
     assert again.champion == 1
     assert ("GET", f"/{storage.bucket}/greenlight/releases/{release}/signature.json") in proxy.seen
     assert verify(filled.releases / release).model == "popularity"
+
+
+def test_a_registry_that_began_in_folders_is_not_used_with_a_bucket(home: Home, storage: Storage) -> None:
+    subprocess.run([sys.executable, "-m", "mlflow_server.registry", str(home.root)], check=True)  # takes no side
+    other = Home(home.root.with_name("other")).open()
+    shutil.copy(home.registry, other.registry)
+    assert Registry(home, storage=storage).client.get_experiment_by_name("recommender").artifact_location == (
+        f"s3://{storage.bucket}/greenlight/artifacts"
+    )
+    Registry(other)
+    with pytest.raises(StoreError, match=r"MLflow keeps the artifacts of .* in /.*, and the settings say s3://"):
+        Registry(other, storage=storage)
 
 
 def test_a_home_begun_in_folders_does_not_move_by_a_setting(quarter: Home, storage: Storage) -> None:
