@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 
 from conf.settings import Storage
 
@@ -42,7 +43,12 @@ def mlflow_storage(storage: Storage) -> dict[str, str]:
 
 def lead_mlflow(storage: Storage) -> None:
     """Set before mlflow writes its first artifact in this process."""
-    os.environ.update(mlflow_storage(storage))
+    take(mlflow_storage(storage))
+
+
+def take(environment: Mapping[str, str]) -> None:
+    """Make it this process's own, before a library reads it."""
+    os.environ.update(environment)
 
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")

@@ -1,14 +1,14 @@
 """MLflow's server as Greenlight runs it: with a login. `python -m mlflow_server.app HOME PORT`, on loopback.
 
-Start it with `command` and `environment`: they hold what MLflow reads, and no password is an argument.
+No password is an argument. Who starts it with `command` gives it `environment` for settings other than those in force.
 """
 
 import sys
 from pathlib import Path
 
-from conf.environment import mlflow_storage
+from conf.environment import mlflow_storage, take
 from conf.home import Home
-from conf.settings import Storage
+from conf.settings import Storage, load
 from mlflow_server.accounts import Account, accounts
 
 HOST = "127.0.0.1"
@@ -59,4 +59,6 @@ def main(home: Home, port: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Home(Path(sys.argv[1])), sys.argv[2])
+    served = Home(Path(sys.argv[1]).absolute()).open()
+    take(environment(served, load().storage))  # of the command as people type it
+    main(served, sys.argv[2])
