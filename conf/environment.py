@@ -23,8 +23,9 @@ def silence_mlflow() -> None:
 
 def encryption(storage: Storage) -> dict[str, str]:
     """What is asked for with every object that is put into the bucket, in boto3's words."""
-    asked = {"ServerSideEncryption": storage.encryption, "SSEKMSKeyId": storage.kms_key}
-    return {name: value for name, value in asked.items() if value and storage.encryption}
+    key = storage.kms_key if storage.encryption == "aws:kms" else ""  # S3 refuses a key beside AES256
+    asked = {"ServerSideEncryption": storage.encryption, "SSEKMSKeyId": key}
+    return {name: value for name, value in asked.items() if value}
 
 
 def mlflow_storage(storage: Storage) -> dict[str, str]:

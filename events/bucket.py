@@ -25,6 +25,7 @@ from events.store import Missing, StoreError, begin, check_place, locked
 
 OWNER = "home.json"
 CONNECTIONS = 10  # kept open: as many as any caller has threads
+TAKEN = ("PreconditionFailed", "ConditionalRequestConflict")  # another home was first, or is just now
 ABSENT = ("NoSuchKey", "404", "NotFound")
 DENIED = "the credentials found (environment, profile or role) may not do this: check them and the bucket's policy"
 ADVICE = {  # by error code of S3
@@ -152,7 +153,7 @@ class BucketStore:
             try:
                 self._put(key, json.dumps({"home": name}).encode(), IfNoneMatch="*")
             except ClientError as why:
-                if why.response["Error"]["Code"] != "PreconditionFailed":
+                if why.response["Error"]["Code"] not in TAKEN:
                     raise
         if json.loads(self._get(key, place)) != {"home": name}:
             if new:  # nothing of this home is there yet: it may begin elsewhere

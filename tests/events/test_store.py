@@ -94,6 +94,7 @@ def test_more_pieces_than_one_answer_lists(storage: Storage, home: Home) -> None
     ("asked", "stored"),
     [
         ({}, {"ServerSideEncryption": "AES256"}),
+        ({"kms_key": "alias/unused"}, {"ServerSideEncryption": "AES256"}),
         (
             {"encryption": "aws:kms", "kms_key": "alias/greenlight"},
             {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "alias/greenlight"},

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 LOST = ("content-length", "connection", "expect", "transfer-encoding")  # headers of one link, not of the message
 START_S = 60.0
 
@@ -66,7 +65,7 @@ Fault = Callable[[int, str, str], str]  # number of the request (from 1), method
 class Proxy:
     """Passes requests on to `target`, but for those that `fault` names one for.
 
-    slow       503 SlowDown, and nothing is passed on
+    503 SlowDown, 403 AccessDenied, ...: this answer, and nothing is passed on
     cut        passed on; half of the answer's body comes back, then the connection is reset
     cut-up     the connection is reset while the request's body arrives, and nothing is passed on
     lost       passed on, and the connection is reset instead of an answer
@@ -123,8 +122,10 @@ class Proxy:
         if fault == "hole":
             self._over.wait()
             return _reset(asked)
-        if fault == "slow":
-            return _answer(asked, 503, [("content-type", "application/xml")], SLOW_DOWN)
+        if fault[:1].isdigit():
+            status, _, code = fault.partition(" ")
+            told = f"<Error><Code>{code}</Code><Message>No.</Message></Error>".encode()
+            return _answer(asked, int(status), [("content-type", "application/xml")], told)
         status, headers, content = self._passed_on(asked, body)
         if fault == "lost":
             return _reset(asked)
@@ -164,7 +165,8 @@ def _answer(
             asked.send_header(name, value)
     asked.send_header("content-length", size if asked.command == "HEAD" else str(len(content)))
     asked.end_headers()
-    asked.wfile.write(content[: len(content) // 2] if cut else content)
+    if asked.command != "HEAD":
+        asked.wfile.write(content[: len(content) // 2] if cut else content)
     if cut:
         _reset(asked)
 

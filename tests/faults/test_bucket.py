@@ -23,6 +23,7 @@ from models.shelf import load_file
 pytestmark = pytest.mark.server
 s3 = load_file(Path(__file__).parent / "s3.py")
 NOON, DAY = 1_700_000_000_000, 86_400_000
+SLOW = "503 SlowDown"
 CONTENT = bytes(range(256)) * 400
 
 
@@ -45,14 +46,14 @@ def first(fault: str, times: int = 1) -> Callable[[int, str, str], str]:
     return lambda number, method, path: fault if number <= times else ""
 
 
-@pytest.mark.parametrize("fault", ["slow", "cut", "lost"])
+@pytest.mark.parametrize("fault", [SLOW, "cut", "lost"])
 def test_a_read_is_repeated_until_it_is_whole(store: BucketStore, proxy: Any, fault: str) -> None:
     proxy.fault = first(fault, 2)
     assert store.read("a/b") == CONTENT
     assert proxy.calls("GET") == 3
 
 
-@pytest.mark.parametrize("fault", ["slow", "cut-up", "lost"])
+@pytest.mark.parametrize("fault", [SLOW, "cut-up", "lost"])
 def test_a_write_is_repeated_until_it_is_acknowledged(store: BucketStore, proxy: Any, fault: str) -> None:
     proxy.fault = first(fault, 2)
     store.write("a/b", CONTENT[::-1])
@@ -63,7 +64,7 @@ def test_a_write_is_repeated_until_it_is_acknowledged(store: BucketStore, proxy:
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        ("slow", r"S3 asked to slow down, also after 3 attempts: repeat it later$"),
+        (SLOW, r"S3 asked to slow down, also after 3 attempts: repeat it later$"),
         ("cut", r"S3 cannot be reached or the link broke, 3 times: repeat it when it is back"),
         ("lost", r"S3 cannot be reached or the link broke, 3 times: repeat it when it is back"),
     ],
@@ -120,7 +121,7 @@ def test_a_home_whose_claim_was_stored_but_not_acknowledged_owns_the_prefix(
     assert store.read("a") == b"x"
 
 
-@pytest.mark.parametrize("fault", ["slow", "cut-up", "lost"])
+@pytest.mark.parametrize("fault", [SLOW, "cut-up", "lost"])
 @pytest.mark.parametrize("at", [2, 5])
 def test_an_archive_that_fails_midway_loses_nothing_and_goes_on(
     storage: Storage, proxy: Any, home: Home, fault: str, at: int
@@ -172,6 +173,25 @@ def test_wrong_credentials_are_said_without_them(
             told = f"{''.join(traceback.format_exception(refused.value))} {caplog.text}"
             assert "hush" not in told
             assert "AKIAFORTESTS" not in told
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ("403 AccessDenied", "may not do this: check them and the bucket's policy"),
+        ("403 SignatureDoesNotMatch", "may not do this: check them and the bucket's policy"),
+        ("400 ExpiredToken", "the credentials have expired: renew them and repeat"),
+        ("400 AuthorizationHeaderMalformed", r"the bucket is in another region: set storage\.region"),
+        ("400 SomethingNew", "SomethingNew"),
+    ],
+)
+def test_what_s3_refuses_is_said_with_what_to_do(store: BucketStore, proxy: Any, answer: str, says: str) -> None:
+    proxy.fault = lambda number, method, path: answer
+    with pytest.raises(StoreError, match=f"history/a/b cannot be read: .*{says}"):
+        store.read("a/b")
+    with pytest.raises(StoreError, match=f"history/a/b cannot be written: .*{says}"):
+        store.write("a/b", b"x")
+    assert proxy.calls("PUT") == 1  # asking again would not help
 
 
 def test_no_credentials_at_all(storage: Storage, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

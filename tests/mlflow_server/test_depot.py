@@ -22,6 +22,7 @@ pytestmark = pytest.mark.server
 TINY = Path(__file__).parents[1] / "serving" / "tiny.py"
 tiny = load_file(TINY)
 s3 = load_file(Path(__file__).parents[1] / "faults" / "s3.py")
+SLOW = "503 SlowDown"
 
 FETCH = """
 import sys
@@ -196,7 +197,7 @@ def test_removed_it_is_gone_everywhere_and_one_that_is_cut_off_goes_on(
     with s3.Proxy(storage.endpoint) as proxy:
         depot = Depot(home, storage.model_copy(update={"endpoint": proxy.url}))
         depot.put(made)
-        proxy.fault = lambda number, method, path: "slow" if method == "DELETE" and proxy.calls("DELETE") > 2 else ""
+        proxy.fault = lambda number, method, path: SLOW if method == "DELETE" and proxy.calls("DELETE") > 2 else ""
         with pytest.raises(StoreError, match="cannot be removed: S3 asked to slow down, also after 3 attempts"):
             depot.remove(made.digest)
         assert "signature.json" not in names(storage, made)

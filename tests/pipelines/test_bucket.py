@@ -31,6 +31,7 @@ from pipelines.train import Training, train
 
 pytestmark = pytest.mark.server
 s3 = load_file(Path(__file__).parents[1] / "faults" / "s3.py")
+SLOW = "503 SlowDown"
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def test_history_release_and_artifacts_are_in_the_bucket_encrypted_and_come_back
         assert "# Gate infra" in shown.text
 
 
-@pytest.mark.parametrize(("part", "fault"), [("releases", "cut-up"), ("artifacts", "slow")])
+@pytest.mark.parametrize(("part", "fault"), [("releases", "cut-up"), ("artifacts", SLOW)])
 def test_a_bucket_that_fails_in_the_middle_of_a_training_is_one_sentence_and_the_next_one_goes_on(
     filled: Home, storage: Storage, proxy: Any, part: str, fault: str
 ) -> None:
@@ -98,7 +99,7 @@ def test_a_bucket_that_fails_in_the_middle_of_a_training_is_one_sentence_and_the
         return fault if len(found) > 3 and method == "PUT" and f"/greenlight/{part}/" in path else ""
 
     proxy.fault = of_that_part
-    says = "S3 asked to slow down, also after 2" if fault == "slow" else "S3 cannot be reached or the link broke"
+    says = "S3 asked to slow down, also after 2" if fault == SLOW else "S3 cannot be reached or the link broke"
     with pytest.raises(PlainError, match=rf"s3://{storage.bucket}/greenlight.*{says}"):
         trained(filled, there)
     ledger = Ledger.to_read(filled.ledger, filled.keys)
