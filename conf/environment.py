@@ -12,6 +12,7 @@ QUIET = {  # no telemetry, no progress bars in logs
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # its errors arrive as exceptions, and are said once
     "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",  # a database that was put back from a backup is another file
 }
 
 

@@ -74,6 +74,16 @@ class Pages:
     def delete_alias(self, alias: str) -> None:
         self._asked(lambda client: client.delete_registered_model_alias(self.name, alias))
 
+    def sweep_alias(self, alias: str) -> None:
+        """Remove an alias whose name MLflow would not accept, nor remove."""
+        try:
+            with sqlite3.connect(f"file:{self.home.registry}?mode=rw", uri=True) as database:
+                words = "DELETE FROM registered_model_aliases WHERE name = ? AND alias = ?"
+                database.execute(words, (self.name, alias))
+            database.close()
+        except sqlite3.Error as why:
+            raise PagesError(f"{self.home.registry} cannot be used: {why}") from why
+
     def tag_model(self, key: str, value: str) -> None:
         self._asked(lambda client: client.set_registered_model_tag(self.name, key, value[:LIMIT]))
 
