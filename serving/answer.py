@@ -83,7 +83,9 @@ def as_json(answered: Answered, request_id: str) -> dict[str, Any]:
 
 
 def _told(answered: Answered) -> Headers:
+    age_s = answered.slate.age_s
     return [
+        *([(b"age", b"%d" % age_s)] if age_s is not None else []),
         (b"x-rung", answered.slate.rung.encode()),
         (b"x-arm", answered.arm.encode()),
         (b"x-release", answered.release.encode()),

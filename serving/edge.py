@@ -23,7 +23,7 @@ from conf.settings import Settings
 from mlflow_server.release import ReleaseError
 from serving import metrics as prometheus
 from serving.answer import USER_PREFIX, Answering
-from serving.cache import NoCache
+from serving.cache import Cache, open_cache
 from serving.journal import Journal, RequestIds
 from serving.metrics import Metrics
 from serving.pool import CallerGone
@@ -48,6 +48,7 @@ class Edge:
         self.journal = Journal(home, settings.serving.journal_capacity, self.metrics)
         self.shelf: Shelf | None = None
         self._answering: Answering | None = None
+        self._cache: Cache | None = None
         self._exact: dict[str, tuple[Handler, tuple[str, ...]]] = {
             "/v1/recommend": (self._recommend, ("POST",)),
             "/readyz": (self._readyz, ("GET", "HEAD")),
@@ -91,7 +92,8 @@ class Edge:
     def start(self) -> None:
         """Read the release, start the journal. ReleaseError where there is not even a popularity ranking."""
         self.shelf = self.open_shelf()
-        self._answering = Answering(self.shelf, NoCache(), self.journal, self.metrics, self.settings)
+        self._cache = open_cache(self.settings.cache, self.metrics)
+        self._answering = Answering(self.shelf, self._cache, self.journal, self.metrics, self.settings)
         self.shelf.start()
         self.journal.start()
         gc.collect()
@@ -101,6 +103,8 @@ class Edge:
     def stop(self) -> None:
         if self.shelf is not None:
             self.shelf.close()
+        if self._cache is not None:
+            self._cache.close()
         self.journal.close()
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:

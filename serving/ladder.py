@@ -11,9 +11,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from events.clock import wall_ms
 from models.base import slates
-from serving.cache import Cache, Kept
+from serving.cache import Cache, Kept, Key
 from serving.live import Live, Names
 from serving.metrics import Metrics
 from serving.opened import Opened, Ready
@@ -57,6 +56,7 @@ class Slate(NamedTuple):
     titles: list[str]
     scores: list[float]
     non_finite: int = 0
+    age_s: int | None = None  # of one that was kept
 
 
 async def model(request: Request, opened: Opened, cache: Cache) -> Slate:
@@ -65,29 +65,30 @@ async def model(request: Request, opened: Opened, cache: Cache) -> Slate:
     if ready is None or live is None:
         raise RungUnavailable("not_loaded", opened.trouble)
     key, mark = _key(request, opened), live.mark(request.user_id)
-    kept = await cache.get(key)
-    if kept is not None and kept.mark == mark and _age_s(kept) <= opened.settings.cache.ttl_s:
-        return Slate("model", kept.ids, kept.titles, kept.scores)
     seconds = MODEL_SHARE * (request.deadline - time.monotonic())
     if seconds <= 0:
         raise RungUnavailable("no_time", "the deadline has passed")
+    kept = await cache.fresh(key, mark, live.counts.catalogue.index, seconds)
+    if kept is not None:
+        return _again("model", kept, kept.ids, kept.scores, live)
+    seconds = MODEL_SHARE * (request.deadline - time.monotonic())
     score = partial(_score, ready, live, request, opened.now_ms())
-    slate = _inline(score, seconds, opened) if opened.inline else await _pooled(score, seconds, request, opened)
-    cache.put(key, Kept(slate.ids, slate.titles, slate.scores, mark, wall_ms()))
+    slate = _inline(score, seconds, opened) if opened.inline else await _pooled(score, seconds, request, opened, mark)
+    cache.put(key, Kept(slate.ids, slate.scores, mark, time.monotonic()))
     return slate
 
 
 async def stale(request: Request, opened: Opened, cache: Cache) -> Slate:
     """What the model made earlier for this viewer, past its time, without what the viewer has seen since."""
-    kept = await cache.get(_key(request, opened))
-    if kept is None or _age_s(kept) > opened.settings.cache.stale_s:
+    live, kept = opened.live, cache.last(_key(request, opened))
+    if live is None or kept is None:
         raise RungUnavailable("nothing_kept", "no earlier slate of this viewer is kept")
-    seen = opened.live.seen_ids(request.user_id, kept.ids) if opened.live else set()
-    rows = [row for row in zip(kept.ids, kept.titles, kept.scores, strict=True) if row[0] not in seen]
+    seen = live.seen_ids(request.user_id, kept.ids)
+    rows = [row for row in zip(kept.ids, kept.scores, strict=True) if row[0] not in seen]
     if not rows:
         raise RungUnavailable("nothing", "the viewer has seen all of it")
-    ids, titles, scores = (list(column) for column in zip(*rows, strict=True))
-    return Slate("stale", ids, titles, scores)
+    ids, scores = (list(column) for column in zip(*rows, strict=True))
+    return _again("stale", kept, ids, scores, live)
 
 
 async def precomputed(request: Request, opened: Opened, cache: Cache) -> Slate:
@@ -137,12 +138,14 @@ async def recommend(request: Request, arm: Arm, opened: Opened, cache: Cache, me
     raise AssertionError("popularity reads memory filled at start-up and is always available")
 
 
-def _key(request: Request, opened: Opened) -> str:
-    return f"{opened.release}:{request.k}:{request.user_id}"
+def _key(request: Request, opened: Opened) -> Key:
+    return Key(opened.release, request.k, request.user_id)
 
 
-def _age_s(kept: Kept) -> float:
-    return (wall_ms() - kept.made_ms) / 1000
+def _again(rung: Rung, kept: Kept, ids: list[str], scores: list[float], live: Live) -> Slate:
+    """A slate from what was kept: its titles are the catalogue's."""
+    codes, titles = live.counts.catalogue.index, live.names.titles
+    return Slate(rung, ids, [titles[codes[movie_id]] for movie_id in ids], scores, age_s=int(kept.age_s))
 
 
 def _inline(score: Callable[[], Slate], seconds: float, opened: Opened) -> Slate:
@@ -157,9 +160,10 @@ def _inline(score: Callable[[], Slate], seconds: float, opened: Opened) -> Slate
             log.warning("scoring overran its %.0f ms; time %d of %d", seconds * 1000, opened.overruns, OVERRUNS)
 
 
-async def _pooled(score: Callable[[], Slate], seconds: float, request: Request, opened: Opened) -> Slate:
+async def _pooled(score: Callable[[], Slate], seconds: float, request: Request, opened: Opened, mark: str) -> Slate:
+    """Score on a thread; once for all who ask for the same at the same time."""
     try:
-        return await opened.pool.run(score, seconds, request.gone)
+        return await opened.pool.run((request.user_id, request.k, mark), score, seconds, request.gone)
     except TimeoutError:
         raise RungUnavailable("timed_out", f"no scores within {seconds * 1000:.0f} ms") from None
     except PoolFull:

@@ -6,7 +6,7 @@ prometheus-client reads), so any worker answers `/metrics` for all of them, thos
 
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 CONTENT_TYPE = b"text/plain; version=1.0.0; charset=utf-8"
@@ -32,6 +32,14 @@ class Metrics:
         self.latency = Histogram(
             "greenlight_latency_seconds", "Time to answer", ["route"], buckets=LATENCY_S, registry=own
         )
+        self.cache = Counter("greenlight_cache", "Looks for a fresh slate", ["result"], registry=own)
+        self.cache_lost = Counter("greenlight_cache_lost", "Slates that Redis did not take", registry=own)
+        self.cache_breaker = Gauge(
+            "greenlight_cache_breaker",
+            "Redis: 0 used, 1 tried, 2 left alone; of the worker that saw a change last",
+            registry=own,
+            multiprocess_mode="mostrecent",
+        )
         self._own = own
         self._children: dict[tuple, Any] = {}
 
@@ -54,6 +62,14 @@ class Metrics:
         slates.inc()
         if non_finite:
             self.non_finite.inc(non_finite)
+
+    def looked(self, result: str) -> None:
+        """Count a look into the cache: `hit`, `miss`, `error`, or `open` where Redis was not asked."""
+        try:
+            looks = self._children["cache", result]
+        except KeyError:
+            looks = self._children.setdefault(("cache", result), self.cache.labels(result))
+        looks.inc()
 
     def text(self) -> bytes:
         """All metrics: of every worker where they share a folder, else of this one."""

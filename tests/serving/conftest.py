@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from conf.home import Home
-from conf.settings import Serving, Settings
+from conf.settings import Cache, Serving, Settings
 from mlflow_server.building import build
 from mlflow_server.ledger import SigningKey
 from mlflow_server.release import Release
@@ -82,12 +82,15 @@ def client(built: Callable[[str], Release], key: SigningKey, tmp_path: Path) -> 
     """`client(model)`: an edge over a copy of that model's release; `inline`: it scores on the event loop."""
     made: list[Client] = []
 
-    def start(name: str = "Tiny", inline: bool = True, home: Home | None = None, **serving: Any) -> Client:
+    def start(
+        name: str = "Tiny", inline: bool = True, home: Home | None = None, cache: Cache | None = None, **serving: Any
+    ) -> Client:
         folder = tmp_path / f"release{len(made)}"
         shutil.copytree(built(name).folder, folder)
         packaged = Packaged(built(name).digest, key.public, {"median_ms": 0.1 if inline else 5.0})
         options = {"popularity_share": 0.0, **serving}
-        conf = Settings(serving=Serving(inline_below_ms=1000 if inline else 1e-9, **options))
+        serve = Serving(inline_below_ms=1000 if inline else 1e-9, **options)
+        conf = Settings(serving=serve, cache=cache or Cache())
         inner = Starlette(routes=[Route("/beneath", _beneath)])
         made.append(Client(Edge(inner, lambda: Shelf(Opened(folder, packaged, conf)), home, conf)))
         return made[-1]

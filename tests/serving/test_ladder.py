@@ -68,8 +68,8 @@ def test_a_full_pool_steps_down_and_recovers(client: Callable) -> None:
 
 def test_a_model_that_turns_slow_on_the_loop_is_moved_to_the_pool(client: Callable) -> None:
     call = client("Moody")
-    for still_inline in (True, True, False):
-        call("GET", "/recommend/sleeps", headers={"X-Deadline-Ms": "50"})
+    for number, still_inline in enumerate((True, True, False)):
+        call("GET", f"/recommend/sleeps{number}", headers={"X-Deadline-Ms": "50"})
         assert call.edge.shelf.champion.inline is still_inline
 
 
