@@ -28,7 +28,7 @@ from rich.table import Table
 from benchmarks.load import Plan, Result
 from benchmarks.peers import NATIVE, ids
 from conf.home import Home
-from conf.settings import Settings, load
+from conf.settings import Door, Settings, load
 from mlflow_server.building import build
 from mlflow_server.ledger import SigningKey
 from mlflow_server.release import Release
@@ -38,6 +38,7 @@ from pipelines.data import import_data
 from pipelines.package import package
 from pipelines.serve import serve
 from pipelines.snapshot import cut
+from serving.keys import KeyStore
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET_RPS, TARGET_P99 = 0.8, 3.0  # of the edge, as shares of the bare server's
@@ -114,8 +115,8 @@ def _median_ms(release: Release) -> float:
     return min(medians)
 
 
-def _get(path: str) -> Requests:
-    return lambda user: f"GET {path.format(user)} HTTP/1.1\r\nHost: bench\r\n\r\n"
+def _get(path: str, headers: str = "") -> Requests:
+    return lambda user: f"GET {path.format(user)} HTTP/1.1\r\nHost: bench\r\n{headers}\r\n"
 
 
 def _post(path: str, body: Callable[[str], object]) -> Requests:
@@ -130,11 +131,13 @@ def _post(path: str, body: Callable[[str], object]) -> Requests:
 @contextmanager
 def _edge(home: Home, release: Release, *, journal: bool) -> Iterator[Peer]:
     """`bentoml serve` of the release's Bento. Without a home the journal drops what it gets."""
-    settings = Settings(serving=Settings().serving.model_copy(update={"workers": 1}))
+    door = Door(anonymous_per_minute=1_000_000_000)  # without a home there are no keys
+    settings = Settings(serving=Settings().serving.model_copy(update={"workers": 1}), door=door)
     tag = package(home, settings, release, {"median_ms": _median_ms(release)})
     where = home if journal else _WithoutHome(home.root)
+    shown = f"X-API-Key: {KeyStore(home).create('benchmark')[0]}\r\n" if journal else ""
     with serve(where, settings, tag, 0) as server:
-        yield Peer(int(server.url.rpartition(":")[2]), _get("/recommend/{}?k=20"), server.process.pid)
+        yield Peer(int(server.url.rpartition(":")[2]), _get("/recommend/{}?k=20", shown), server.process.pid)
 
 
 class _WithoutHome(Home):

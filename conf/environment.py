@@ -53,6 +53,11 @@ def take(environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
 
 
+def keep_peers() -> None:
+    """Set before the web server starts: it would take whatever X-Forwarded-For says for the caller's address."""
+    os.environ["FORWARDED_ALLOW_IPS"] = ""
+
+
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 

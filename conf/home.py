@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conf.errors import PlainError
+from conf.settings import NOT_SETTINGS, PREFIX, Settings, as_environment
 
 FORMAT = 1
 
@@ -65,6 +66,11 @@ class Home:
     def keys(self) -> Path:
         """Folder (mode 0700) with the Ed25519 key that signs decisions and releases."""
         return self.root / "keys"
+
+    @property
+    def limits(self) -> Path:
+        """How many requests each caller sent in the last minute; all workers share it."""
+        return self.root / "limits"
 
     @property
     def bentos(self) -> Path:
@@ -127,6 +133,12 @@ class Home:
         """Of a child process that works in this home: no telemetry, its own `BENTOML_HOME`, and `extra`."""
         ours = {"GREENLIGHT_HOME": str(self.root), "BENTOML_HOME": str(self.bentos), "BENTOML_DO_NOT_TRACK": "True"}
         return {**os.environ, **ours, **extra}
+
+    def environment_of(self, settings: Settings) -> dict[str, str]:
+        """As `environment`, with just these settings in place of those of this process."""
+        inherited = self.environment()
+        kept = {k: v for k, v in inherited.items() if not k.startswith(PREFIX) or k in NOT_SETTINGS}
+        return {**kept, **as_environment(settings)}
 
     def open(self, kind: str = "home") -> "Home":
         """Make the folder if need be, or check that it is one of ours. Safe to repeat after an interruption."""

@@ -4,6 +4,7 @@ An entry point calls `load()` once and hands each function its section. An unkno
 """
 
 import difflib
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -231,6 +232,11 @@ class Settings(Section):
     retention: Retention = Retention()
     schedule: Schedule = Schedule()
     workers: Workers = Workers()
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """The environment in which another process finds the same settings: a variable for each section."""
+    return {PREFIX + name.upper(): json.dumps(value) for name, value in settings.model_dump(mode="json").items()}
 
 
 def load(environment: dict[str, str] | None = None) -> Settings:

@@ -37,8 +37,9 @@ class Answers:
 class Callers:
     """`with Callers(url, viewers) as callers: ...` keeps `connections` busy; `callers.answers` may be read any time."""
 
-    def __init__(self, url: str, viewers: list[str], connections: int = 8, pause_s: float = 0.01) -> None:
+    def __init__(self, url: str, viewers: list[str], key: str, connections: int = 8, pause_s: float = 0.01) -> None:
         self.url, self.viewers, self.connections, self.pause_s = url, viewers, connections, pause_s
+        self.headers = {"X-API-Key": key}
         self.answers = Answers()
         self._over = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._all()), daemon=True)
@@ -58,7 +59,7 @@ class Callers:
 
     async def _one(self, number: int) -> None:
         while not self._over.is_set():
-            async with httpx.AsyncClient(base_url=self.url, timeout=5, trust_env=False) as client:
+            async with httpx.AsyncClient(base_url=self.url, headers=self.headers, timeout=5, trust_env=False) as client:
                 for _ in range(PER_CONNECTION):
                     await self._ask(client, self.viewers[number % len(self.viewers)])
                     number += self.connections

@@ -32,6 +32,7 @@ from pipelines.snapshot import Snapshot, cut
 from pipelines.story import Story
 from pipelines.train import Training, train
 from pipelines.why import explain
+from serving.keys import KeyStore
 
 T = TypeVar("T")
 
@@ -145,6 +146,8 @@ class Demo:
         with self.story.step("serve", f"bentoml serve with {self.settings.serving.workers} workers") as step:
             server = serve(self.home, self.settings)
             step.note = f"{server.url}, {len(server.workers)} workers"
+            if server.first_key:
+                self.story.announce(f"the first API key, with all scopes, shown only now: {server.first_key}")
         with server:
             yield server
 
@@ -166,10 +169,20 @@ class Demo:
                 f"viewer {viewer}: {titles} … — rung {trace.rung}, version {trace.model_version}, {trace.promoted_by}"
             )
 
+    @contextmanager
+    def _key(self) -> Iterator[str]:
+        """An API key for as long as it is needed: strangers may not ask so often."""
+        store = KeyStore(self.home, self.settings.door.environment)
+        text, made = store.create("demo callers")
+        try:
+            yield text
+        finally:
+            store.revoke(made.id)
+
     def break_and_mend(self, server: Server, snapshot: Snapshot) -> None:
         weights = _weights(self.home)
         away = weights.with_name("weights.away")
-        with Callers(server.url, viewers_of(snapshot, 64)) as callers:
+        with self._key() as key, Callers(server.url, viewers_of(snapshot, 64), key) as callers:
             with self.story.step(
                 "weights gone", "the weights are taken away and a worker is killed, under load"
             ) as step:

@@ -18,6 +18,8 @@ from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings
 from mlflow_server import app
+from serving.bind import check_bind, tls_files
+from serving.keys import first_key
 
 START_S = 90.0  # the longest that a server may take to answer
 STOP_S = 10.0  # the longest that it may take to end by itself
@@ -34,10 +36,11 @@ class Server:
     url: str
     process: subprocess.Popen[bytes]
     log: Path
+    first_key: str | None = None  # the API key that was made at this start, to be shown once
 
     def readiness(self) -> dict[str, Any]:
         """What the worker that happens to answer says of itself."""
-        return httpx.get(f"{self.url}/readyz", timeout=5).json()
+        return httpx.get(f"{self.url}/readyz", timeout=5, verify=False).json()
 
     @property
     def workers(self) -> list[int]:
@@ -76,18 +79,24 @@ class Start:
     url: str
     folder: Path
     environment: dict[str, str]
+    first_key: str | None = None
 
 
 def api(home: Home, settings: Settings, port: int, tag: str = "greenlight:latest") -> Start:
-    """`bentoml serve` on the settings' host."""
-    host = settings.serving.host
+    """`bentoml serve` on the settings' host. BindError where it is beyond this machine without TLS.
+
+    In a home without API keys the first one is made: its text is in `first_key`, to be shown, and kept nowhere.
+    """
+    host, files = settings.serving.host, tls_files(settings.serving)
+    made = first_key(home, settings)
+    check_bind(host, files is not None, home)
     folder = home.root / "serving"  # an empty working directory, so that no file there is taken for a module
     folder.mkdir(parents=True, exist_ok=True)
-    environment = home.environment(
-        GREENLIGHT_SERVING__WORKERS=str(settings.serving.workers), GREENLIGHT_CLOCK=settings.clock
-    )
     command = [sys.executable, "-m", "bentoml", "serve", tag, "--host", host, "--port", str(port)]
-    return Start(command, f"http://{host}:{port}", folder, environment)
+    if files:
+        command += ["--ssl-certfile", files[0], "--ssl-keyfile", files[1]]
+    url = f"{'https' if files else 'http'}://{_reached(host)}:{port}"
+    return Start(command, url, folder, home.environment_of(settings), made)
 
 
 def registry(home: Home, settings: Settings, port: int) -> Start:
@@ -136,7 +145,7 @@ def begin(start: Start, log: Path, **extra: str) -> subprocess.Popen[bytes]:
 
 
 def _started(start: Start, log: Path) -> Server:
-    server = Server(start.url, begin(start, log), log)
+    server = Server(start.url, begin(start, log), log, start.first_key)
     try:
         _wait(server)
     except BaseException:
@@ -145,8 +154,14 @@ def _started(start: Start, log: Path) -> Server:
     return server
 
 
+def _reached(host: str) -> str:
+    """Where a program on this machine reaches a server that listens on `host`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
+
+
 def _free_port(host: str, port: int, setting: str) -> int:
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -164,7 +179,7 @@ def _wait(server: Server) -> None:
         if server.process.poll() is not None:
             raise ServeError(f"the server ended at once: {_tail(server.log)}")
         try:
-            httpx.get(f"{server.url}/health", timeout=5, trust_env=False)
+            httpx.get(f"{server.url}/livez", timeout=5, trust_env=False, verify=False)  # our own; its name may differ
             return
         except httpx.TransportError:
             time.sleep(0.1)

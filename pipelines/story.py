@@ -79,6 +79,10 @@ class Story:
         self.steps[-1].news.append(line)
         self._print(f"    {line}")
 
+    def announce(self, line: str) -> None:
+        """Show a line that stays on the screen and goes into no report."""
+        self.console.print(line, markup=False, soft_wrap=True)
+
     def _print(self, line: str) -> None:
         if not self._live:
             self.console.print(line, markup=False, soft_wrap=True)

@@ -15,15 +15,19 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 import orjson
 
 from conf.home import Home
+from conf.settings import Scope as Right
 from conf.settings import Settings
 from mlflow_server.release import ReleaseError
+from serving import door, reading
 from serving import metrics as prometheus
 from serving.answer import USER_PREFIX, Answering
 from serving.cache import Cache, open_cache
+from serving.door import Door
 from serving.journal import Journal, RequestIds
 from serving.metrics import Metrics
 from serving.pool import CallerGone
@@ -39,6 +43,15 @@ STATUS = {status: f"{status // 100}xx" for status in range(100, 600)}
 Handler = Callable[[Call], Awaitable[Reply]]
 
 
+class Route(NamedTuple):
+    """What answers a path, which methods it has, and which right it needs (None: none)."""
+
+    path: str
+    handler: Handler
+    methods: tuple[str, ...]
+    needs: Right | None
+
+
 class Edge:
     """Answers the hot routes; `inner` answers the rest. `open_shelf` reads the release when the worker starts."""
 
@@ -49,43 +62,68 @@ class Edge:
         self.shelf: Shelf | None = None
         self._answering: Answering | None = None
         self._cache: Cache | None = None
-        self._exact: dict[str, tuple[Handler, tuple[str, ...]]] = {
-            "/v1/recommend": (self._recommend, ("POST",)),
-            "/readyz": (self._readyz, ("GET", "HEAD")),
-            "/livez": (self._livez, ("GET", "HEAD")),
-            "/healthz": (self._livez, ("GET", "HEAD")),
-            "/metrics": (self._metrics, ("GET", "HEAD")),
+        self.door = Door(home, settings)
+        look = ("GET", "HEAD")
+        self._slates = Route("/recommend/{user_id}", self._recommend, look, "read")
+        self._exact = {
+            "/v1/recommend": Route("/v1/recommend", self._recommend, ("POST",), "read"),
+            "/readyz": Route("/readyz", self._readyz, look, None),
+            "/livez": Route("/livez", self._livez, look, None),
+            "/healthz": Route("/healthz", self._livez, look, None),
+            "/metrics": Route("/metrics", self._metrics, look, "admin"),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self._lifespan(scope, receive, send)
         if scope["type"] != "http":
-            return await self.inner(scope, receive, send)
+            return await send({"type": "websocket.close", "code": 1008})
         raw = scope["raw_path"]
         if raw.startswith(USER_PREFIX) and b"/" not in raw[len(USER_PREFIX) :]:
-            return await self._answer(self._recommend, ("GET", "HEAD"), "/recommend/{user_id}", scope, receive, send)
-        if found := self._exact.get(scope["path"]):
-            return await self._answer(*found, scope["path"], scope, receive, send)
-        return await self.inner(scope, receive, send)
+            return await self._answer(self._slates, scope, receive, send)
+        if route := self._exact.get(scope["path"]):
+            return await self._answer(route, scope, receive, send)
+        return await self._pass_on(scope, receive, send)
 
-    async def _answer(
-        self, handler: Handler, methods: tuple[str, ...], route: str, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        """Send what `handler` replies, or a plain sentence, and count it."""
-        call = Call(scope, receive, time.monotonic(), self.ids.next())
+    async def _answer(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send what the route's handler replies, or a plain sentence, and count it."""
+        call, seen = Call(scope, receive, time.monotonic(), self.ids.next()), door.seen(scope["headers"])
         try:
-            if scope["method"] not in methods:
-                raise _other_method(scope["method"], methods)
-            status, headers, body = await handler(call)
+            if scope["method"] not in route.methods:
+                raise _other_method(scope["method"], route.methods)
+            self.door.admit(scope, seen, route.needs)
+            status, headers, body = await route.handler(call)
+            unread = scope["method"] != "POST" and door.has_body(seen)
         except Refused as why:
-            status, headers, body = _refusal(why, as_json=route == "/v1/recommend")
+            self._count(why)
+            status, headers, body = _refusal(why, as_json=route.path.startswith("/v1/"))
+            unread = door.has_body(seen)
         except CallerGone:
-            return self.metrics.answered(route, "gone", time.monotonic() - call.begun)
+            return self.metrics.answered(route.path, "gone", time.monotonic() - call.begun)
         headers += [(b"content-length", b"%d" % len(body)), (b"x-request-id", call.request_id.encode())]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
-        self.metrics.answered(route, STATUS[status], time.monotonic() - call.begun)
+        headers += self.door.cross_origin(scope, seen, route.methods)
+        await _sent(Reply(status, headers, b"" if scope["method"] == "HEAD" else body), send, receive, unread)
+        self.metrics.answered(route.path, STATUS[status], time.monotonic() - call.begun)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What the edge does not answer itself, behind the same door and with a body of the same size."""
+        seen = door.seen(scope["headers"])
+        try:
+            self.door.admit(scope, seen, "read")
+            if door.has_body(seen):
+                receive = reading.again(await reading.body(receive), receive)
+        except CallerGone:
+            return
+        except Refused as why:
+            self._count(why)
+            status, headers, body = _refusal(why, as_json=False)
+            headers += [(b"content-length", b"%d" % len(body))]
+            return await _sent(Reply(status, headers, body), send, receive, door.has_body(seen))
+        await self.inner(scope, receive, send)
+
+    def _count(self, why: Refused) -> None:
+        if isinstance(why, door.TurnedAway):
+            self.metrics.turned_away.labels(why.reason).inc()
 
     # Life ---------------------------------------------------------------------------------------------------------
 
@@ -175,6 +213,18 @@ def _other_method(method: str, methods: tuple[str, ...]) -> Refused:
     allowed = ", ".join((*methods, "OPTIONS"))
     status = 204 if method == "OPTIONS" else 405
     return Refused(status, f"{method} is not answered here; {allowed} are", [(b"allow", allowed.encode())])
+
+
+async def _sent(reply: Reply, send: Send, receive: Receive, unread: bool) -> None:
+    """Send a reply. Where a part of the body was not read, the connection ends with it, a little later."""
+    status, headers, body = reply
+    if not unread:
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        return await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"connection", b"close")]})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    await reading.rest(receive)
+    await send({"type": "http.response.body", "body": b""})
 
 
 def _refusal(why: Refused, *, as_json: bool) -> Reply:

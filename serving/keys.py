@@ -161,6 +161,8 @@ class KeyStore:
         if not hmac.compare_digest(_checksum(presented[:-CHECKSUM]), found[4]):
             return MISTYPED
         self._look()
+        if self._known is not None and found[2] not in self._known:
+            self._look(at_once=True)  # it may have been made a moment ago
         if self._known is None:
             return SHUT
         key = self._known.get(found[2])
@@ -173,10 +175,10 @@ class KeyStore:
         refused = {"expired": EXPIRED, "revoked": REVOKED}.get(key.state(_now_ms()))
         return refused or key
 
-    def _look(self) -> None:
+    def _look(self, at_once: bool = False) -> None:
         """Read the file again where it is another than before."""
         now = time.monotonic()
-        if now < self._next_look:
+        if now < self._next_look and not at_once:
             return
         self._next_look = now + LOOK_EVERY_S
         seen = _stamp(self.path) + _stamp(self.pepper_path)

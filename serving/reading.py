@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote_to_bytes
 
@@ -25,6 +26,7 @@ WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
 ONLY_K = re.compile(rb"k=([0-9]{1,9})")
 MAX_BODY_BYTES = 16_384  # of POST /v1/recommend: a viewer and a number
 BODY_TIMEOUT_S = 2.0  # for the whole body, so that a dripping caller holds nothing
+LINGER_S, LINGER_BYTES = 2.0, 64 << 20  # what is read on, unkept, after a refusal
 
 
 class Call(NamedTuple):
@@ -115,23 +117,41 @@ def wish(headers: Headers, body: bytes, serving: Serving) -> tuple[str, int]:
     return user(wish["user_id"]), count(wish.get("k", serving.default_k), serving.max_k)
 
 
-async def body(receive: Receive) -> bytes:
+async def body(receive: Receive, most: int = MAX_BODY_BYTES, seconds: float = BODY_TIMEOUT_S) -> bytes:
     """The whole body, counted as it is read: a chunked one has no length to believe."""
-    content = b""
+    content = bytearray()
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
+        async with asyncio.timeout(seconds):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise CallerGone
                 content += message.get("body", b"")
-                if len(content) > MAX_BODY_BYTES:
-                    raise Refused(413, f"the body is larger than {MAX_BODY_BYTES} bytes", [(b"connection", b"close")])
+                if len(content) > most:
+                    raise Refused(413, f"the body is larger than {most} bytes")
                 if not message.get("more_body", False):
-                    return content
+                    return bytes(content)
     except TimeoutError:
-        sentence = f"the body did not arrive within {BODY_TIMEOUT_S:g} s"
-        raise Refused(408, sentence, [(b"connection", b"close")]) from None
+        raise Refused(408, f"the body did not arrive within {seconds:g} s") from None
+
+
+async def rest(receive: Receive) -> None:
+    """Read on after a refusal, keeping nothing: a connection that is closed on bytes unread loses the answer too."""
+    left = LINGER_BYTES
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            while left > 0 and (message := await receive()).get("more_body", False):
+                left -= len(message.get("body", b""))
+
+
+def again(content: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives a body that was read already."""
+    messages = [{"type": "http.request", "body": content, "more_body": False}]
+
+    async def receiving() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return receiving
 
 
 def until_gone(receive: Receive) -> Callable[[], Awaitable[None]]:

@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from conf.home import Home
-from conf.settings import Cache, Serving, Settings
+from conf.settings import Cache, Door, Intake, Serving, Settings
 from mlflow_server.building import build
 from mlflow_server.ledger import SigningKey
 from mlflow_server.release import Release
@@ -83,14 +83,24 @@ def client(built: Callable[[str], Release], key: SigningKey, tmp_path: Path) -> 
     made: list[Client] = []
 
     def start(
-        name: str = "Tiny", inline: bool = True, home: Home | None = None, cache: Cache | None = None, **serving: Any
+        name: str = "Tiny",
+        inline: bool = True,
+        home: Home | None = None,
+        cache: Cache | None = None,
+        door: dict[str, Any] | None = None,
+        intake: dict[str, Any] | None = None,
+        **serving: Any,
     ) -> Client:
         folder = tmp_path / f"release{len(made)}"
         shutil.copytree(built(name).folder, folder)
         packaged = Packaged(built(name).digest, key.public, {"median_ms": 0.1 if inline else 5.0})
         options = {"popularity_share": 0.0, **serving}
-        serve = Serving(inline_below_ms=1000 if inline else 1e-9, **options)
-        conf = Settings(serving=serve, cache=cache or Cache())
+        conf = Settings(
+            serving=Serving(inline_below_ms=1000 if inline else 1e-9, **options),
+            cache=cache or Cache(),
+            door=Door(**{"anonymous_per_minute": 1_000_000, **(door or {})}),
+            intake=Intake(**(intake or {})),
+        )
         inner = Starlette(routes=[Route("/beneath", _beneath)])
         made.append(Client(Edge(inner, lambda: Shelf(Opened(folder, packaged, conf)), home, conf)))
         return made[-1]

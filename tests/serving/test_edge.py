@@ -13,7 +13,7 @@ from conf.settings import Settings
 from events.event import IMPRESSIONS, Impression
 from events.log import LocalLog
 from serving.edge import Edge
-from serving.reading import MAX_BODY_BYTES
+from serving.reading import LINGER_BYTES, MAX_BODY_BYTES
 
 BEST_OF_U0 = "m21,m20,m29,m28,m27"  # boosted first, then by descending code; u0 has seen m0, m1, m2
 
@@ -111,7 +111,7 @@ def test_another_content_type_is_refused(client: Callable) -> None:
 
 def test_srv_05_the_body_limit_counts_what_is_read(client: Callable) -> None:
     """A chunked body has no Content-Length; no more than the limit and one chunk is ever taken."""
-    taken = 0
+    taken = taken_when_answered = 0
 
     async def chunks():
         nonlocal taken
@@ -125,17 +125,22 @@ def test_srv_05_the_body_limit_counts_what_is_read(client: Callable) -> None:
         source, sent = chunks(), []
 
         async def receive() -> dict:
-            return {"type": "http.request", "body": await anext(source), "more_body": True}
+            chunk = await anext(source, b"")
+            return {"type": "http.request", "body": chunk, "more_body": bool(chunk)}
 
         async def send(message: dict) -> None:
+            nonlocal taken_when_answered
+            taken_when_answered = taken_when_answered or taken
             sent.append(message)
 
-        scope = {"type": "http", "method": "POST", "path": "/v1/recommend", "raw_path": b"/v1/recommend", "headers": []}
-        await edge({**scope, "query_string": b""}, receive, send)
+        scope = {"type": "http", "method": "POST", "path": "/v1/recommend", "raw_path": b"/v1/recommend"}
+        headers = [(b"transfer-encoding", b"chunked")]
+        await edge({**scope, "query_string": b"", "headers": headers, "client": ("127.0.0.1", 1)}, receive, send)
         return sent[0]["status"]
 
     assert asyncio.run(run()) == 413
-    assert taken <= MAX_BODY_BYTES + 1024
+    assert taken_when_answered <= MAX_BODY_BYTES + 1024
+    assert taken <= LINGER_BYTES + 2 * MAX_BODY_BYTES  # what came after was read on and thrown away
 
 
 @pytest.mark.parametrize("deadline", ["0", "-5", "nan", "soon", ""])

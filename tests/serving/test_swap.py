@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from conf.home import Home
-from conf.settings import Settings
+from conf.settings import Door, Settings
 from mlflow_server.ledger import Ledger, SigningKey
 from mlflow_server.release import Release
 from pipelines.package import package
@@ -23,6 +23,8 @@ from pipelines.serve import Server, serve
 from serving.report import reports
 
 pytestmark = pytest.mark.server
+
+OPEN = Settings(door=Door(anonymous_per_minute=1_000_000))  # these tests ask more often than strangers may
 
 CALLERS, PAUSE_S = 4, 0.01
 
@@ -94,7 +96,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, built: Callable[[str], Releas
     home = Home(tmp_path_factory.mktemp("swapped") / "home").open()
     package(home, Settings(), built("Tiny"), {"median_ms": 0.1})
     made = Site(home, key)
-    with serve(home, Settings(), port=0) as running:
+    with serve(home, OPEN, port=0) as running:
         made.server = running
         yield made
 
