@@ -112,13 +112,18 @@ def plain_reason(why: ValidationError) -> str:
 
 
 def json_fields(text: str, rules: Rules) -> tuple[Fields, str]:
-    """Fields of a JSON line and the unit of its time. A viewer's event in another unit than ms is put right."""
+    """Fields of a JSON line and the unit of its time."""
     try:
         fields = orjson.loads(text)
     except orjson.JSONDecodeError as why:
         raise BadRecord(f"not JSON: {why}") from None
     if not isinstance(fields, dict):
         raise BadRecord(f"a JSON object is expected, found {type(fields).__name__}")
+    return completed(fields, rules)
+
+
+def completed(fields: Fields, rules: Rules) -> tuple[Fields, str]:
+    """Fields of JSON with what they may leave out, and the unit of their time. A viewer's is put into ms."""
     if "event_id" not in fields:
         fields["event_id"] = content_id("json", orjson.dumps(fields, option=orjson.OPT_SORT_KEYS).decode())
     if fields.get("kind") == "rating":

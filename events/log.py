@@ -106,6 +106,12 @@ class LocalLog:
         """Store events of several kinds, each in its own topic, in this order and in one transaction."""
         return self._store([(topic, list(run)) for topic, run in groupby(events, key=lambda event: event.topic)])
 
+    def append_each(self, batches: Iterable[Iterable[AnyEvent]]) -> list[dict[str, Appended]]:
+        """As `append_all` for each batch, with counts of its own, and all in one transaction."""
+        runs = [[(topic, list(run)) for topic, run in groupby(batch, key=lambda e: e.topic)] for batch in batches]
+        with self._transaction("storing events"):
+            return [self._insert(batch) for batch in runs]
+
     def read(self, topic: str, group: str, limit: int = BATCH, after: int | None = None) -> list[Record]:
         return self.tail(topic, self.committed(topic, group) if after is None else after, limit)
 
@@ -207,16 +213,20 @@ class LocalLog:
             sync(self.path.parent)
 
     def _store(self, runs: list[tuple[str, list[AnyEvent]]]) -> dict[str, Appended]:
-        stored: dict[str, Appended] = {}
         with self._transaction("storing events"):
-            for topic, events in runs:
-                rows = [(topic, event.event_id, encode(event)) for event in events]
-                before = self._db.total_changes()
-                self._db.executemany(ADD, rows)
-                added = self._db.total_changes() - before
-                so_far = stored.get(topic, Appended(0, 0))
-                stored[topic] = Appended(so_far.added + added, so_far.duplicates + len(rows) - added)
-            self._advance_clock(max((e.ts for topic, events in runs if topic == EVENTS for e in events), default=0))
+            return self._insert(runs)
+
+    def _insert(self, runs: list[tuple[str, list[AnyEvent]]]) -> dict[str, Appended]:
+        """In the transaction of the caller."""
+        stored: dict[str, Appended] = {}
+        for topic, events in runs:
+            rows = [(topic, event.event_id, encode(event)) for event in events]
+            before = self._db.total_changes()
+            self._db.executemany(ADD, rows)
+            added = self._db.total_changes() - before
+            so_far = stored.get(topic, Appended(0, 0))
+            stored[topic] = Appended(so_far.added + added, so_far.duplicates + len(rows) - added)
+        self._advance_clock(max((e.ts for topic, events in runs if topic == EVENTS for e in events), default=0))
         return stored
 
     def _advance_clock(self, ms: int) -> None:

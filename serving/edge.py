@@ -2,6 +2,7 @@
 
     GET  /recommend/{user_id}?k=20   text/plain: movie ids on one line, comma separated, best first
     POST /v1/recommend               {"user_id": "42", "k": 20} -> request_id, arm, release, rung, items with scores
+    POST /v1/events                  what viewers did, in batches: see intake.py
     GET  /readyz /livez /healthz /metrics
 
 Every answer carries X-Request-Id; a slate also X-Rung, X-Arm, X-Release and X-State. `X-Deadline-Ms` is how long the
@@ -28,6 +29,7 @@ from serving import metrics as prometheus
 from serving.answer import USER_PREFIX, Answering
 from serving.cache import Cache, open_cache
 from serving.door import Door
+from serving.intake import Intake
 from serving.journal import Journal, RequestIds
 from serving.metrics import Metrics
 from serving.pool import CallerGone
@@ -63,10 +65,12 @@ class Edge:
         self._answering: Answering | None = None
         self._cache: Cache | None = None
         self.door = Door(home, settings)
+        self.intake = Intake(home, settings, self.metrics)
         look = ("GET", "HEAD")
         self._slates = Route("/recommend/{user_id}", self._recommend, look, "read")
         self._exact = {
             "/v1/recommend": Route("/v1/recommend", self._recommend, ("POST",), "read"),
+            "/v1/events": Route("/v1/events", self.intake.post, ("POST",), "events"),
             "/readyz": Route("/readyz", self._readyz, look, None),
             "/livez": Route("/livez", self._livez, look, None),
             "/healthz": Route("/healthz", self._livez, look, None),
@@ -134,6 +138,7 @@ class Edge:
         self._answering = Answering(self.shelf, self._cache, self.journal, self.metrics, self.settings)
         self.shelf.start()
         self.journal.start()
+        self.intake.start()
         gc.collect()
         gc.freeze()  # a full collection over the libraries' heap would stall requests for 200 ms
         sys.setswitchinterval(SWITCH_S)
@@ -143,6 +148,7 @@ class Edge:
             self.shelf.close()
         if self._cache is not None:
             self._cache.close()
+        self.intake.close()
         self.journal.close()
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -29,6 +29,9 @@ class Metrics:
         self.non_finite = Counter("greenlight_non_finite_scores", "NaN or +inf scores dropped", registry=own)
         self.written = Counter("greenlight_impressions_written", "Impressions in the log", registry=own)
         self.dropped = Counter("greenlight_impressions_dropped", "Impressions lost", registry=own)
+        self.posted = Counter(
+            "greenlight_events_posted", "Events posted, by what became of them", ["outcome"], registry=own
+        )
         self.turned_away = Counter("greenlight_turned_away", "Refused at the door", ["reason"], registry=own)
         self.latency = Histogram(
             "greenlight_latency_seconds", "Time to answer", ["route"], buckets=LATENCY_S, registry=own
