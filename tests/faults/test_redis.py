@@ -15,7 +15,7 @@ import pytest
 import redis
 from starlette.applications import Starlette
 
-from conf.settings import Cache, Serving, Settings
+from conf.settings import Cache, Door, Serving, Settings
 from mlflow_server.building import build
 from mlflow_server.ledger import SigningKey
 from models.shelf import find, load_file
@@ -72,7 +72,7 @@ def edges(server: Redis, tmp_path: Path) -> list[Edge]:
     release = build(tmp_path / "releases", shelved.cls().fit(world), shelved, "snap1", world, "abc123", key)
     serving = Serving(inline_below_ms=1000, popularity_share=0.0)
     cache = Cache(redis=f"redis://127.0.0.1:{server.port}/0", timeout_ms=100)
-    conf, made = Settings(serving=serving, cache=cache), []
+    conf, made = Settings(serving=serving, cache=cache, door=Door(anonymous_per_minute=1_000_000)), []
     for number in range(2):
         folder = tmp_path / f"release{number}"
         shutil.copytree(release.folder, folder)
