@@ -17,19 +17,21 @@ from mlflow_server.ledger import SigningKey
 from mlflow_server.release import (
     FORMAT,
     HISTORY_ARRAYS,
+    PAST_ARRAYS,
     Release,
     ReleaseError,
     canonical,
     files_below,
+    ranked,
     sha256_of,
     verify,
 )
 from mlflow_server.topk import precompute
+from mlflow_server.viewers import past_of
 from models.base import Recommender, settings_of
 from models.interactions import Catalogue, Histories, Interactions, histories_of, live_counts
 from models.shelf import Shelved
 
-POPULAR = 1000  # movies in the popularity ranking: enough for the largest slate after seen ones are taken out
 POPULARITY_HALF_LIFE_DAYS = 7.0  # of the fallback ranking, where training tuned no better one
 WEIGHT_SUFFIXES = (".npy", ".safetensors", ".txt", ".onnx", ".json")
 MAX_WEIGHTS = 2 << 30  # bytes of all weights: a server holds them in memory, and so does who signs them
@@ -91,7 +93,7 @@ def _write_parts(
     histories = histories_of(interactions, known, now_ms)
     live = live_counts(interactions, (*model.half_lives_days, half_life), now_ms)
     _write_catalogue(folder / "catalogue", catalogue)
-    _write_histories(folder / "viewers", histories)
+    _write_viewers(folder / "viewers", histories, interactions, known)
     np.save(folder / "counts.npy", live.counts, allow_pickle=False)
     made = precompute(model, histories, live, now_ms, progress)
     (folder / "topk").mkdir()
@@ -193,24 +195,25 @@ def _write_catalogue(folder: Path, catalogue: Catalogue) -> None:
     np.save(folder / "genres.npy", catalogue.genres, allow_pickle=False)
 
 
-def _write_histories(folder: Path, histories: Histories) -> None:
+def _write_viewers(folder: Path, histories: Histories, interactions: Interactions, known: np.ndarray) -> None:
     folder.mkdir()
     _write_json(folder / "ids.json", list(histories.viewer_ids))
     for name in HISTORY_ARRAYS:
         np.save(folder / f"{name}.npy", getattr(histories, name), allow_pickle=False)
+    past = past_of(interactions, known)
+    for name in PAST_ARRAYS:
+        np.save(folder / f"{name}.npy", getattr(past, name), allow_pickle=False)
 
 
 def _write_popular(path: Path, interactions: Interactions, liked: np.ndarray) -> None:
-    """Rank by decayed likes, then by interactions of any kind, so that there is a ranking even where nobody liked."""
-    catalogue = interactions.catalogue
-    met = np.bincount(interactions.latest().items, minlength=len(catalogue))
-    best = np.lexsort((catalogue.tie_breaks, -met, -liked))[:POPULAR]
+    met = np.bincount(interactions.latest().items, minlength=len(liked))
+    popular = ranked(interactions.catalogue, liked, met, interactions.end_ms)
     body = {
-        "codes": best.tolist(),
-        "ids": catalogue.ids[best].tolist(),
-        "titles": catalogue.titles[best].tolist(),
-        "scores": liked[best].tolist(),
-        "end_ms": interactions.end_ms,
+        "codes": popular.codes.tolist(),
+        "ids": popular.ids,
+        "titles": popular.titles,
+        "scores": popular.scores,
+        "end_ms": popular.end_ms,
     }
     _write_json(path, {"sha256": sha256_of(canonical(body)), "body": body})
 

@@ -4,7 +4,7 @@
       manifest.json            SHA-256 and size of every file below; model, class, config, snapshot, commit, moment
       signature.json           Ed25519 signature of the manifest, and the public key
       weights/                 what the model's `save` wrote
-      catalogue/ viewers/      movies; each viewer's last 50 interactions and all seen movies, as of the moment
+      catalogue/ viewers/      movies; each viewer's last 50 interactions, and the past that live state goes on from
       counts.npy               decayed counts at the model's half-lives, and at the popularity ranking's own
       topk/                    slates made ahead for the known viewers
       popularity.json          the fallback: carries its own checksum, so it stands when all else is lost
@@ -19,7 +19,7 @@ import io
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,16 @@ import numpy as np
 from conf.errors import PlainError
 from mlflow_server.ledger import signature_holds
 from mlflow_server.topk import TopK
-from mlflow_server.viewers import Viewers
+from mlflow_server.viewers import Past, Viewers
 from models.base import Recommender
 from models.interactions import Catalogue, Histories, LiveCounts
 from models.shelf import ModelNotFound, load_file
 
 FORMAT = 2
+POPULAR = 1000  # movies in the popularity ranking: enough for the largest slate after seen ones are taken out
 OUTSIDE = ("manifest.json", "signature.json")  # the two files that the manifest cannot list
 HISTORY_ARRAYS = ("indptr", "items", "times", "strengths", "seen_indptr", "seen_items")
+PAST_ARRAYS = tuple(f.name for f in fields(Past))
 
 
 class ReleaseError(PlainError):
@@ -85,6 +87,13 @@ class Popular:
     titles: tuple[str, ...]
     scores: tuple[float, ...]
     end_ms: int
+
+
+def ranked(catalogue: Catalogue, liked: np.ndarray, met: np.ndarray, end_ms: int) -> Popular:
+    """Ranked by decayed likes, then by interactions of any kind, so that there is a ranking even where nobody liked."""
+    best = np.lexsort((catalogue.tie_breaks, -met, -liked))[:POPULAR]
+    ids, titles = tuple(catalogue.ids[best].tolist()), tuple(catalogue.titles[best].tolist())
+    return Popular(best.astype(np.int32), ids, titles, tuple(liked[best].tolist()), end_ms)
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +218,8 @@ def load_counts(checked: Checked, catalogue: Catalogue) -> LiveCounts:
 def load_viewers(checked: Checked, catalogue: Catalogue) -> Viewers:
     ids = checked.json("viewers/ids.json")
     arrays = {name: checked.array(f"viewers/{name}.npy") for name in HISTORY_ARRAYS}
-    return Viewers(Histories(ids, **arrays, catalogue=catalogue), {user: row for row, user in enumerate(ids)})
+    past = Past(**{name: checked.array(f"viewers/{name}.npy") for name in PAST_ARRAYS})
+    return Viewers(Histories(ids, **arrays, catalogue=catalogue), {user: row for row, user in enumerate(ids)}, past)
 
 
 def load_topk(checked: Checked) -> TopK:

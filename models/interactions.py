@@ -8,6 +8,7 @@ given when a model was fitted still means the same movie today.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import blake2b
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -38,10 +39,41 @@ class Catalogue:
     @cached_property
     def tie_breaks(self) -> np.ndarray:
         """(items,) int64 rank used among equal scores: a hash of the id, so neither order nor popularity leaks in."""
-        from hashlib import blake2b
+        return np.argsort(np.argsort(self._hashes, kind="stable"), kind="stable")
 
-        keys = np.array([int.from_bytes(blake2b(i.encode(), digest_size=8).digest()[:7]) for i in self.ids.tolist()])
-        return np.argsort(np.argsort(keys, kind="stable"), kind="stable")
+    @cached_property
+    def _hashes(self) -> np.ndarray:
+        return _hashes(self.ids.tolist())
+
+    def extended(
+        self, ids: Sequence[str], titles: Sequence[str], genres: np.ndarray, genre_names: tuple[str, ...]
+    ) -> "Catalogue":
+        """This catalogue with newer movies at its end, and what is known of all movies today.
+
+        ids: of the newer movies only; titles, genres and genre_names: of all.
+        """
+        longer = Catalogue(np.concatenate([self.ids, np.array(ids, np.str_)]), np.array(titles), genres, genre_names)
+        longer.__dict__["_hashes"] = np.concatenate([self._hashes, _hashes(ids)])  # spares hashing the older ones again
+        return longer
+
+
+def _hashes(ids: Sequence[str]) -> np.ndarray:
+    found = (int.from_bytes(blake2b(name.encode(), digest_size=8).digest()[:7]) for name in ids)
+    return np.fromiter(found, np.int64, len(ids))
+
+
+@dataclass(frozen=True, eq=False)
+class Unrated:
+    """Pairs of viewer and movie without a rating, by viewer and movie: which minutes were watched. The rest is rated.
+
+    users, items: (n,) int32 codes. Pair p was watched in `runs[indptr[p]:indptr[p+1]]`: minutes from the first up to,
+    not with, the second, from the third up to the fourth, and so on; it was only clicked where there are none.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    indptr: np.ndarray
+    runs: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +82,7 @@ class Interactions:
 
     users: (n,) int32 codes into user_ids; items: (n,) int32 codes into catalogue.ids; times: (n,) int64, ascending;
     strengths: (n,) float32 in 0..1 (from `events.event.POSITIVE` = 0.7 on, liked); user_ids: (users,) str.
+    unrated: what strengths without a rating come from, where this is a whole history: a part would tell its future.
     """
 
     users: np.ndarray
@@ -59,6 +92,7 @@ class Interactions:
     user_ids: np.ndarray
     catalogue: Catalogue
     end_ms: int
+    unrated: Unrated | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -101,6 +135,7 @@ class Interactions:
             times=self.times[rows],
             strengths=self.strengths[rows],
             end_ms=end_ms,
+            unrated=None,
         )
 
     def matrix(self, positive_from: float = 0.0, half_life_days: float | None = None) -> csr_array:

@@ -153,6 +153,7 @@ def disguise(interactions: Interactions, seed: int) -> Interactions:
         items=movies[interactions.items].astype(np.int32),
         user_ids=user_ids,
         catalogue=catalogue,
+        unrated=None,
     )
 
 

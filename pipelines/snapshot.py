@@ -4,6 +4,7 @@
                      users.parquet          id; a user's code is its row
                      movies.parquet         id, title, genres; a movie's code is its row
                      genres.parquet         name, in the order in which the catalogue first named them
+                     unrated.parquet        user, item, runs: pairs without a rating, and which minutes were watched
                      statistics.json        what the `inputs` gate and the drift report compare
                      manifest.json          SHA-256 of each file; the id is the hash of these
 
@@ -36,11 +37,12 @@ from events.disk import sync
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS
 from events.log import LocalLog, LogError
 from events.store import StoreError, history_store
-from models.interactions import Catalogue, Interactions
+from models.interactions import Catalogue, Interactions, Unrated
 from pipelines.statistics import statistics_of
 
-FORMAT = 1
-FILES = ("interactions.parquet", "users.parquet", "movies.parquet", "genres.parquet", "statistics.json")
+FORMAT = 2
+TABLES = ("interactions.parquet", "users.parquet", "movies.parquet", "genres.parquet", "unrated.parquet")
+FILES = (*TABLES, "statistics.json")
 MINUTES = 100_001  # a watched minute is below this
 GENRES = pa.list_(pa.field("element", pa.string()))  # as Parquet names it: the same where no movie has any
 EVENT_COLUMNS = ("offset", "ts", "kind", "user_id", "movie_id", "minute", "rating", "scale")
@@ -95,7 +97,7 @@ def load(folder: Path) -> Snapshot:
             raise SnapshotError(f"{folder / name} is not the file that was cut: its SHA-256 differs. Cut it again")
     if _id(manifest) != folder.name:
         raise SnapshotError(f"{folder / 'manifest.json'} is not the manifest of snapshot {folder.name}. Cut it again")
-    rows, users, movies, genres = (pq.read_table(folder / name) for name in FILES[:4])
+    rows, users, movies, genres, unrated = (pq.read_table(folder / name) for name in TABLES)
     statistics = json.loads((folder / "statistics.json").read_text())
     interactions = Interactions(
         users=rows["user"].to_numpy(),
@@ -105,12 +107,13 @@ def load(folder: Path) -> Snapshot:
         user_ids=np.array(users["id"].to_pylist(), dtype=str),
         catalogue=_catalogue(movies, genres["name"].to_pylist()),
         end_ms=statistics["end_ms"],
+        unrated=_unrated_of(unrated),
     )
     return Snapshot(folder.name, folder, interactions, statistics)
 
 
 def _tables(events: pa.Table, movies: pa.Table, conf: SnapshotSettings) -> tuple[pa.Table, ...]:
-    """Interactions, users, movies and genres of a history: the tables of the first four `FILES`."""
+    """Interactions, users, movies, genres and unrated pairs of a history: the `TABLES`."""
     events = events.filter(pc.is_valid(events["movie_id"]))
     if not len(events):
         raise SnapshotError(
@@ -121,10 +124,10 @@ def _tables(events: pa.Table, movies: pa.Table, conf: SnapshotSettings) -> tuple
     named = pa.chunked_array([*events["movie_id"].chunks, *movies["movie_id"].chunks], pa.string())
     offsets = pa.chunked_array([*events["offset"].chunks, *movies["offset"].chunks], pa.int64())
     items, movie_ids = _codes(named, offsets)
-    rows = _interactions(events, users, items[: len(events)], len(movie_ids), conf)
+    rows, unrated = _interactions(events, users, items[: len(events)], len(movie_ids), conf)
     genres = pc.unique(pc.list_flatten(movies["genres"]))
     catalogue = _movies(movies, items[len(events) :], movie_ids)
-    return rows, pa.table({"id": user_ids}), catalogue, pa.table({"name": genres})
+    return rows, pa.table({"id": user_ids}), catalogue, pa.table({"name": genres}), unrated
 
 
 def _codes(ids: pa.ChunkedArray, offsets: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
@@ -141,8 +144,10 @@ def _codes(ids: pa.ChunkedArray, offsets: pa.ChunkedArray) -> tuple[np.ndarray, 
 
 def _interactions(
     events: pa.Table, users: np.ndarray, items: np.ndarray, n_items: int, conf: SnapshotSettings
-) -> pa.Table:
-    """What viewers did, oldest first. Of a pair, ratings count where there are any, else what was watched, else clicks.
+) -> tuple[pa.Table, pa.Table]:
+    """What viewers did, oldest first, and the pairs without a rating.
+
+    Of a pair, ratings count where there are any, else what was watched, else clicks.
 
     Every rating is a row, so that a re-rating stays visible. A pair's watched minutes are one row at the last minute's
     time with strength distinct minutes / `full_watch_minutes`, at most 1; its clicks are one row at the last click.
@@ -162,7 +167,8 @@ def _interactions(
     ).astype(np.float32)
     order = np.lexsort((strength, items[chosen], users[chosen], times[chosen]))
     chosen = chosen[order]
-    return pa.table({"user": users[chosen], "item": items[chosen], "time": times[chosen], "strength": strength[order]})
+    rows = {"user": users[chosen], "item": items[chosen], "time": times[chosen], "strength": strength[order]}
+    return pa.table(rows), _unrated(pairs, watched, clicked, events["minute"], n_items)
 
 
 def _last_of_each_pair(
@@ -177,6 +183,35 @@ def _last_of_each_pair(
     minutes = pc.fill_null(minute, 0).to_numpy()[rows]
     distinct = np.unique(pairs[rows] * MINUTES + minutes) // MINUTES
     return last, np.unique(distinct, return_counts=True)[1]
+
+
+def _unrated(
+    pairs: np.ndarray, watched: np.ndarray, clicked: np.ndarray, minute: pa.ChunkedArray, n_items: int
+) -> pa.Table:
+    """The pairs without a rating, by user and item, and the runs of minutes that were watched: none of a click."""
+    rows = np.flatnonzero(watched)
+    keys = np.unique(pairs[rows] * MINUTES + pc.fill_null(minute, 0).to_numpy()[rows])
+    pair, minutes = np.divmod(keys, MINUTES)
+    begins = np.flatnonzero((np.diff(minutes, prepend=-2) != 1) | (np.diff(pair, prepend=-1) != 0))
+    ends = np.append(begins[1:], len(keys))[: len(begins)] - 1
+    seen, runs = np.unique(pair[begins], return_counts=True)
+    clicks = np.unique(pairs[clicked])
+    found, lengths = np.concatenate([seen, clicks]), np.concatenate([2 * runs, np.zeros_like(clicks)])
+    order = np.argsort(found, kind="stable")  # the runs stay in place: a click has none
+    bounds = np.column_stack([minutes[begins], minutes[ends] + 1]).ravel().astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths[order])]).astype(np.int32)
+    user, item = (part.astype(np.int32) for part in np.divmod(found[order], n_items))
+    return pa.table({"user": user, "item": item, "runs": pa.ListArray.from_arrays(offsets, bounds)})
+
+
+def _unrated_of(table: pa.Table) -> Unrated:
+    runs = table["runs"].combine_chunks()
+    return Unrated(
+        table["user"].to_numpy(),
+        table["item"].to_numpy(),
+        runs.offsets.to_numpy().astype(np.int64),
+        runs.values.to_numpy().astype(np.int32),
+    )
 
 
 def _movies(movies: pa.Table, items: np.ndarray, ids: pa.Array) -> pa.Table:
@@ -209,7 +244,7 @@ def _keep(snapshots: Path, tables: tuple[pa.Table, ...], statistics: dict[str, A
     part = snapshots / f".cut-{os.getpid()}"
     part.mkdir()
     try:
-        for name, table in zip(FILES, tables, strict=False):
+        for name, table in zip(TABLES, tables, strict=True):
             write_parquet(part / name, table)
         _write_json(part / "statistics.json", statistics)
         manifest = {"format": FORMAT, "files": {name: _sha256(part / name) for name in FILES}}

@@ -49,7 +49,9 @@ def read(folder: Path, kind: type[Value], catalogues: dict[str, Catalogue]) -> A
 
 
 def _parts(value: Value) -> dict[str, Any]:
-    return {field.name: getattr(value, field.name) for field in fields(value) if field.name != "catalogue"}
+    return {
+        field.name: getattr(value, field.name) for field in fields(value) if field.name not in ("catalogue", "unrated")
+    }
 
 
 def _read_only(path: Path) -> np.ndarray:

@@ -148,7 +148,7 @@ class Opened:
 
     def _read_live(self, checked: Checked, catalogue: Catalogue) -> Live:
         viewers, counts = release.load_viewers(checked, catalogue), release.load_counts(checked, catalogue)
-        return Live(viewers, counts, self._popular, catalogue)
+        return Live(viewers, counts, self._popular, catalogue, checked.manifest, self.settings)
 
     def _read_ahead(self, checked: Checked, catalogue: Catalogue) -> Ahead | None:
         try:

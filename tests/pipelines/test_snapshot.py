@@ -187,7 +187,7 @@ def test_a_damaged_snapshot_is_named_and_cut_again(home: Home, name: str, damage
     if damage == "missing":
         file.unlink()
     else:
-        file.write_bytes(content.replace(b"1", b"2") + b" " if damage == "altered" else content[: len(content) // 2])
+        file.write_bytes(content.replace(b"2", b"3") + b" " if damage == "altered" else content[: len(content) // 2])
     with pytest.raises(SnapshotError, match=name.replace(".", r"\.")):
         load(kept.folder)
     assert cut(home, SETTINGS).id == kept.id
@@ -251,3 +251,25 @@ def test_statistics(home: Home) -> None:
     assert sum(found["strength"]["histogram"]) == 4
     assert found["genres"] == {"Drama": 0.75, "War": 0}
     assert np.flatnonzero(found["hours"]).tolist() == [22, 23]
+
+
+def test_what_strengths_without_a_rating_come_from_is_kept(home: Home) -> None:
+    """Minutes as runs: x has two, y follows upon the last of x and begins one of its own, z was only clicked."""
+    seen = snapshot_of(
+        home,
+        *(watch("a", "x", when, minute) for when, minute in enumerate([7, 3, 4, 3])),
+        watch("a", "y", 5, 8),
+        click("a", "z", 6),
+        click("a", "x", 7),
+        watch("b", "r", 8, 1),
+        rating("b", "r", 9),
+    ).interactions
+    assert seen.unrated is not None
+    names = seen.catalogue.ids
+    runs = [seen.unrated.runs[s:e].tolist() for s, e in zip(seen.unrated.indptr, seen.unrated.indptr[1:], strict=False)]
+    pairs = [
+        (str(seen.user_ids[u]), str(names[i])) for u, i in zip(seen.unrated.users, seen.unrated.items, strict=True)
+    ]
+    assert list(zip(pairs, runs, strict=True)) == [(("a", "x"), [3, 5, 7, 8]), (("a", "y"), [8, 9]), (("a", "z"), [])]
+    assert seen.before(START + 4).unrated is None, "a part of a history would tell its future"
+    assert seen.before(seen.end_ms).unrated is seen.unrated
