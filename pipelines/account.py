@@ -79,8 +79,8 @@ def words(one: "Trained", rule: str) -> str:
     quality = f"NDCG@10 {ranged(one.quality)} on validation"
     ahead = f", {signed(one.advantage)} against popularity" if one.advantage else ""
     ends = {
-        "champion": f"It is the champion. {_capital(rule)}.",
-        "challenger": "It is the challenger: promote it when the A/B test says so.",
+        "champion": f"It became champion. {_capital(rule)}.",
+        "challenger": "It became challenger: promote it when the A/B test says so.",
         "passed": "Its gates passed.",
         "refused": f"Do not promote it. Refused by gate {one.refused[0]}: {one.refused[1]}." if one.refused else "",
     }
@@ -96,8 +96,7 @@ def sentence(
     if winner:
         return f"Version {winner.version} ({winner.name}) is challenger to champion version {incumbent}: it {rule}."
     if incumbent is not None:
-        why = rule if rule.startswith("the best") else "no candidate passed its gates"
-        return f"Version {incumbent} stays champion: {why}."
+        return f"Version {incumbent} stays champion: {rule}."
     refusals = "; ".join(f"{t.name} by {t.refused[0]}: {t.refused[1]}" for t in trained if t.refused)
     return f"Nobody passed, so there is no champion: {refusals or 'no gate passed'}."
 

@@ -40,6 +40,7 @@ from pipelines.attempt import METRIC, Attempt, Work, candidate, champion_again, 
 from pipelines.candidate import allow, stop_all
 from pipelines.evaluate import Evaluation, windows
 from pipelines.judge import Against, choose, evidence, reference
+from pipelines.promote import deciding
 from pipelines.snapshot import Snapshot, cut
 
 ROOT = Path(__file__).parents[1]
@@ -298,11 +299,14 @@ class Session:
             winner, rule = self._first_champion(best, chosen, trained[0], attempts[0])
             alias = "champion"
         else:
-            winner, rule, alias = best, "passed the offline and infra gates; the A/B test decides", "challenger"
+            winner, rule, alias = best, "no candidate passed its gates", "challenger"
+            if best:
+                rule = "passed the offline and infra gates; the A/B test decides"
             if best and best.release == self.incumbent.body["release"]:
                 winner, rule = None, "the best candidate is the champion itself"
+        if winner and (why := self._promote(winner, alias, rule)):
+            winner, rule = None, why
         if winner:
-            self._promote(winner, alias, rule)
             trained = [replace(t, state=alias) if t is winner else t for t in trained]
         champion = in_charge(self.book.ledger).get("champion")
         challenger = in_charge(self.book.ledger).get("challenger")
@@ -321,13 +325,12 @@ class Session:
             run=self.parent,
         )
 
-    def _promote(self, winner: Trained, alias: str, rule: str) -> None:
-        """One ledger line, unless the same release stands there already."""
-        before = in_charge(self.book.ledger).get(alias)
-        if before and before.body["release"] == winner.release:
-            return
-        body = {"version": winner.version, "release": winner.release, "alias": alias, "rule": rule}
-        self.book.write("promotion", **body, **{"from": before.body["version"] if before else None})
+    def _promote(self, winner: Trained, alias: str, rule: str) -> str:
+        """One ledger line, unless it stands there already. Judged like any other wish; why not, or nothing."""
+        with deciding(self.home, self.work.settings) as chair:
+            wanted, first = chair.registered(winner.version or 0), self.incumbent is None
+            told = chair.wish(wanted, alias, getpass.getuser(), rule=rule, first=first)
+        return "" if told.accepted else told.sentence.rstrip(".")
 
     def _first_champion(
         self, best: Trained | None, chosen: Attempt | None, popularity: Trained, yardstick: Attempt

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from conf.home import Home
 from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Ledger, LedgerError
-from pipelines.promote import Outcome, PromoteError, promote, rollback
+from pipelines.promote import Outcome, PromoteError, deciding, promote, rollback
 from tests.pipelines import town
 
 pytestmark = pytest.mark.server
@@ -185,6 +186,21 @@ def test_of_two_wishes_at_once_one_wins_and_the_other_is_told(townhome: Home) ->
     assert f"version {winner} (" in told[loser]["sentence"]
     assert "is champion now" in told[loser]["sentence"]
     assert [e.body["version"] for e in town.lines(townhome, "refusal")] == [loser]
+
+
+def test_who_waits_for_the_chair_decides_on_what_was_decided_before(townhome: Home) -> None:
+    """REG-03, in slow motion: a slow decision is under way while another is wished."""
+    town.won(townhome, 2)
+    town.won(townhome, 3)
+    ended: list[Outcome] = []
+    waiting = threading.Thread(target=lambda: ended.append(wish(townhome, 3)))
+    with deciding(townhome, town.SETTINGS) as chair:
+        waiting.start()
+        waiting.join(1.0)
+        assert chair.wish(chair.registered(2), "champion", "grace").accepted
+    waiting.join(60)
+    assert "is champion now" in ended[0].sentence
+    assert standing(townhome)["champion"] == 2
 
 
 def test_what_makes_no_sense_is_wrong_use(townhome: Home) -> None:

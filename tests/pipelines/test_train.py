@@ -93,7 +93,8 @@ def test_the_ledger_holds_every_decision_and_the_rule(trained: tuple) -> None:
     assert Counter(e.kind for e in ledger.entries()) == {"decision": 7, "registered": 3, "refusal": 2, "promotion": 1}
     promotion = next(ledger.entries("promotion"))
     champion = training.candidates[0]
-    assert promotion.body == {
+    assert promotion.body["evidence"].keys() == {"inputs", "offline", "infra"}
+    assert {name: value for name, value in promotion.body.items() if name != "evidence"} == {
         "version": 1,
         "release": champion.release,
         "alias": "champion",
