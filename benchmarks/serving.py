@@ -1,8 +1,8 @@
 """`make bench-serving`: /recommend of the edge beside bare Starlette, native BentoML and `mlflow models serve`.
 
-One machine, one run, one worker each, the same release and the same scoring; nothing is cached. The load generator is
-a process of its own. Rounds alternate, so that a noisy minute hits everyone; the table shows each server's best round,
-and the least processor time that a request took, which does not mind a busy machine.
+One machine, one run, one worker each, the same release and the same scoring; nothing is cached but where a row says so.
+The load generator is a process of its own. Rounds alternate, so that a noisy minute hits everyone; the table shows each
+server's best round, and the least processor time that a request took, which does not mind a busy machine.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from rich.table import Table
 from benchmarks.load import Plan, Result
 from benchmarks.peers import NATIVE, ids
 from conf.home import Home
-from conf.settings import Door, Settings, load
+from conf.settings import Cache, Door, Settings, load
 from mlflow_server.building import build
 from mlflow_server.ledger import SigningKey
 from mlflow_server.release import Release
@@ -41,7 +41,8 @@ from pipelines.snapshot import cut
 from serving.keys import KeyStore
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGET_RPS, TARGET_P99 = 0.8, 3.0  # of the edge, as shares of the bare server's
+TARGET_P99 = 3.0  # of the edge, as a share of the bare server's
+TARGET_RPS = {"edge alone": 0.8, "edge, all on": 0.5}  # likewise
 VIEWERS = 500
 Requests = Callable[[str], str]  # a viewer's id -> a whole HTTP request
 Best = dict[tuple[str, int], tuple[Result, float]]  # by server and connections: the best round, least CPU ms a request
@@ -71,8 +72,9 @@ def main() -> int:
         release, home, users = _prepare(Path(folder), args.model)
         servers = {
             "bare Starlette": running.enter_context(_bare(release)),
-            "edge, journal off": running.enter_context(_edge(home, release, journal=False)),
-            "edge, journal on": running.enter_context(_edge(home, release, journal=True)),
+            "edge alone": running.enter_context(_edge(home, release, whole=False)),
+            "edge, all on": running.enter_context(_edge(home, release)),
+            "edge, all on, cached": running.enter_context(_edge(home, release, cached=True)),
             "native BentoML": running.enter_context(_native(release, Path(folder))),
             "mlflow models serve": running.enter_context(_mlflow(release, Path(folder))),
         }
@@ -129,13 +131,16 @@ def _post(path: str, body: Callable[[str], object]) -> Requests:
 
 
 @contextmanager
-def _edge(home: Home, release: Release, *, journal: bool) -> Iterator[Peer]:
-    """`bentoml serve` of the release's Bento. Without a home the journal drops what it gets."""
-    door = Door(anonymous_per_minute=1_000_000_000)  # without a home there are no keys
-    settings = Settings(serving=Settings().serving.model_copy(update={"workers": 1}), door=door)
+def _edge(home: Home, release: Release, *, whole: bool = True, cached: bool = False) -> Iterator[Peer]:
+    """`bentoml serve` of the release's Bento; `whole`: with a home, and so with keys, journal and live state."""
+    settings = Settings(
+        serving=Settings().serving.model_copy(update={"workers": 1}),
+        door=Door(anonymous_per_minute=1_000_000_000),  # without a home there are no keys
+        cache=Cache() if cached else Cache(ttl_s=1e-9),
+    )
     tag = package(home, settings, release, {"median_ms": _median_ms(release)})
-    where = home if journal else _WithoutHome(home.root)
-    shown = f"X-API-Key: {KeyStore(home).create('benchmark')[0]}\r\n" if journal else ""
+    where = home if whole else _WithoutHome(home.root)
+    shown = f"X-API-Key: {KeyStore(home).create('benchmark')[0]}\r\n" if whole else ""
     with serve(where, settings, tag, 0) as server:
         yield Peer(int(server.url.rpartition(":")[2]), _get("/recommend/{}?k=20", shown), server.process.pid)
 
@@ -253,7 +258,7 @@ def _show(model: str, best: Best, names: list[str]) -> int:
         for name in names:
             got, cpu_ms = best[name, connections]
             share, tail = got.rps / bare.rps, got.p99_ms / bare.p99_ms
-            missed += name.startswith("edge") and (share < TARGET_RPS or tail > TARGET_P99)
+            missed += name in TARGET_RPS and (share < TARGET_RPS[name] or tail > TARGET_P99)
             row = (f"{got.rps:,.0f}", f"{share:.2f}", f"{got.p50_ms:.2f}", f"{got.p99_ms:.2f}", f"{tail:.2f}")
             cpu = (f"{cpu_ms:.2f}", f"{cpu_ms / bare_cpu_ms:.2f}")
             table.add_row(name, str(connections), *row, *cpu, str(got.failures))
@@ -261,8 +266,9 @@ def _show(model: str, best: Best, names: list[str]) -> int:
     out = Console(width=120)
     out.print(table)
     out.print(
-        f"target: the edge at {TARGET_RPS} of bare's requests/s or more, and under {TARGET_P99:g} x its p99: "
-        + ("missed" if missed else "met")
+        "target: "
+        + ", ".join(f"{name} at {share} of bare's requests/s or more" for name, share in TARGET_RPS.items())
+        + f", under {TARGET_P99:g} x its p99: {'missed' if missed else 'met'}"
     )
     return 1 if missed else 0
 
