@@ -68,7 +68,7 @@ async def model(request: Request, opened: Opened, cache: Cache) -> Slate:
     seconds = MODEL_SHARE * (request.deadline - time.monotonic())
     if seconds <= 0:
         raise RungUnavailable("no_time", "the deadline has passed")
-    kept = await cache.fresh(key, mark, live.counts.catalogue.index, seconds)
+    kept = await cache.fresh(key, mark, live.codes, seconds)
     if kept is not None:
         return _again("model", kept, kept.ids, kept.scores, live)
     seconds = MODEL_SHARE * (request.deadline - time.monotonic())
@@ -144,7 +144,7 @@ def _key(request: Request, opened: Opened) -> Key:
 
 def _again(rung: Rung, kept: Kept, ids: list[str], scores: list[float], live: Live) -> Slate:
     """A slate from what was kept: its titles are the catalogue's."""
-    codes, titles = live.counts.catalogue.index, live.names.titles
+    codes, titles = live.codes, live.names.titles
     return Slate(rung, ids, [titles[codes[movie_id]] for movie_id in ids], scores, age_s=int(kept.age_s))
 
 

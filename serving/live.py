@@ -72,7 +72,7 @@ class Live:
         self.offset, self.now_ms = manifest.offset, popular.end_ms
         self.order = _order(popular)
         self._tally = Tally(viewers, counts, manifest.popularity_half_life_days)
-        self._codes = dict(catalogue.index)
+        self.codes = dict(catalogue.index)  # of each movie id; only grows, as the names do
         self._since: dict[str, Since] = {}
         self._genres: dict[int, tuple[str, ...]] = {}  # of movies whose catalogue line came since
         self._genre_names = list(catalogue.genre_names)
@@ -179,9 +179,9 @@ class Live:
 
     def _code(self, movie_id: str) -> int | None:
         """The movie's code, a new one for a new movie; None where there are too many new ones."""
-        code = self._codes.get(movie_id)
+        code = self.codes.get(movie_id)
         if code is None and len(self.names.ids) < self._newest_code:
-            code = self._codes[movie_id] = len(self.names.ids)
+            code = self.codes[movie_id] = len(self.names.ids)
             self.names.titles.append("")
             self.names.ids.append(movie_id)
         return code
