@@ -76,6 +76,35 @@ def demo(
 
 
 @app.command()
+def up(as_json: Json = False) -> int:
+    """Registry, API and the loops beside it, under one supervisor, until Ctrl-C.
+
+    Example: `greenlight up`
+    """
+    from pipelines.up import Ready, run
+
+    def ready(told: Ready) -> None:
+        if as_json:
+            print(json.dumps(asdict(told)), flush=True)
+            return
+        password = f"the password that stands beside that name in {told.password_in}"
+        waits = [f"the {name} waits: {why}" for name, why in told.waits.items()]
+        print(
+            f"API       {told.api}",
+            f"registry  {told.registry}   log in as {told.login}, with {password}",
+            *([f"API key   {told.key}   shown this once; greenlight keys makes more"] if told.key else []),
+            *waits,
+            "Ctrl-C ends all of it; greenlight status says how it is.",
+            sep="\n",
+            flush=True,
+        )
+
+    home, settings = _home()
+    run(home, settings, lambda line: console.print(_escaped(line), soft_wrap=True), ready)
+    return 0
+
+
+@app.command()
 def status(as_json: Json = False) -> int:
     """What is in force, what is broken, and the next command.
 

@@ -19,7 +19,18 @@ def greenlight(home: Path, *words: str, **environment: str) -> subprocess.Comple
     return subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=120)
 
 
-VERBS = [["demo"], ["status"], ["train"], ["ledger"], ["why"], ["data", "import"], ["data", "export"]]
+VERBS = [
+    ["demo"],
+    ["up"],
+    ["status"],
+    ["promote"],
+    ["rollback"],
+    ["train"],
+    ["ledger"],
+    ["why"],
+    ["data", "import"],
+    ["data", "export"],
+]
 VERBS += [["keys", verb] for verb in ("create", "rotate", "revoke", "list")]
 
 

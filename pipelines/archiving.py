@@ -1,0 +1,90 @@
+"""The loop that brings the archive up to date: `python -m pipelines.archiving`. `greenlight up` runs it.
+
+`archiving.json` in the home says when it last did, or since when it cannot, and why: `status` reads it.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from conf.errors import PlainError
+from conf.home import Home
+from conf.settings import Settings, load
+from events.archive import archive
+from events.clock import wall_ms
+from events.log import LocalLog
+from events.store import Store, history_store
+from pipelines.loop import asked_to_end, speak, write_json
+
+log = logging.getLogger("greenlight.archiving")
+
+
+@dataclass
+class Archiving:
+    """`step` never raises: what it could not do, the next one does."""
+
+    home: Home
+    settings: Settings
+    events: int = 0  # archived since the start
+    trouble: str = ""
+    since_wall_ms: int = 0  # of the trouble
+    done_wall_ms: int = 0  # when the archive last held everything that the log did
+    _log: LocalLog | None = None
+    _store: Store | None = None
+
+    def step(self) -> None:
+        """Archive what is new. A trouble is said once until it is another one, or over."""
+        try:
+            self._archive()
+        except (PlainError, OSError) as why:
+            self._broken(str(why))
+        else:
+            if self.trouble:
+                log.info("the archive goes on after: %s", self.trouble)
+            self.trouble, self.since_wall_ms, self.done_wall_ms = "", 0, wall_ms()
+        self._note()
+
+    def close(self) -> None:
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def _archive(self) -> None:
+        if self._log is None and not self.home.log.exists():
+            return  # no event has come in yet
+        self._log = self._log or LocalLog(self.home.log)
+        self._store = self._store or history_store(self.home, self.settings.storage)
+        self.events += archive(self._log, self._store)
+
+    def _broken(self, why: str) -> None:
+        self.close()  # the next step begins afresh: the file may have been put back from a backup
+        self._store = None
+        if why != self.trouble:
+            log.warning("nothing is archived: %s; it is tried again every %g s", why, self._every_s)
+        self.since_wall_ms = self.since_wall_ms or wall_ms()
+        self.trouble = why
+
+    def _note(self) -> None:
+        told = {name: getattr(self, name) for name in ("events", "trouble", "since_wall_ms", "done_wall_ms")}
+        try:
+            write_json(self.home.archiving, told)
+        except OSError as why:  # a full disk: the log of this loop still says so
+            log.warning("%s cannot be written: %s", self.home.archiving, why.strerror or why)
+
+    @property
+    def _every_s(self) -> float:
+        return self.settings.workers.archive_every_s
+
+
+def run(archiving: Archiving, wait: Callable[[float], bool]) -> None:
+    """Step until `wait` (for some seconds) says that it is time to end."""
+    every_s = archiving.settings.workers.archive_every_s
+    archiving.step()
+    while not wait(every_s):
+        archiving.step()
+    archiving.close()
+
+
+if __name__ == "__main__":
+    speak()
+    run(Archiving(Home.from_environment().open(), load()), asked_to_end().wait)

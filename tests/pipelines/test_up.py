@@ -1,0 +1,161 @@
+"""`greenlight up` as a person meets it: real processes, real signals. The API is a Bento of a tiny release."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from conf.home import Home
+from mlflow_server.release import Release, verify
+from pipelines.child import MARK
+from pipelines.package import package
+from pipelines.strays import end_marked, marked
+from pipelines.up import CHILDREN, mark, running
+from tests.pipelines import town
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 240.0
+
+
+class Up:
+    """A running `greenlight up --json`."""
+
+    def __init__(self, home: Home, api: int, registry: int) -> None:
+        self.home, self._errors = home, home.root.parent / f"said-{time.monotonic_ns()}.txt"
+        ports = {"GREENLIGHT_SERVING__PORT": str(api), "GREENLIGHT_REGISTRY__PORT": str(registry)}
+        environment = {**os.environ, "GREENLIGHT_HOME": str(home.root), "GREENLIGHT_CLOCK": "wall", **ports}
+        command = [sys.executable, "-m", "greenlight", "up", "--json"]
+        with self._errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+            )
+
+    @property
+    def said(self) -> str:
+        return self._errors.read_text()
+
+    def ready(self) -> dict[str, Any]:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        assert line, self.said
+        return json.loads(line)
+
+    def children(self) -> dict[str, dict[str, Any]]:
+        with contextlib.suppress(OSError, ValueError):
+            told = json.loads(self.home.up.read_text())
+            if told["pid"] == self.process.pid:
+                return {child["name"]: child for child in told["children"]}
+        return {}
+
+
+@pytest.fixture
+def up(townhome: Home) -> Iterator[Callable[..., Up]]:
+    started: list[Up] = []
+
+    def start(api: int = 0, registry: int = 0) -> Up:
+        started.append(Up(townhome, api, registry))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.wait()
+    for name in CHILDREN:
+        end_marked(f"{MARK}={mark(townhome, name)}")
+
+
+def within(holds: Callable[[], Any], up: Up) -> Any:
+    until = time.monotonic() + PATIENCE_S
+    while not (found := holds()):
+        assert time.monotonic() < until, up.said
+        time.sleep(0.1)
+    return found
+
+
+def packaged(home: Home) -> None:
+    digest = town.made(home, 1)["release"]
+    folder = home.releases / digest
+    package(home, town.SETTINGS, Release(digest, folder, verify(folder)), {"median_ms": 0.1})
+
+
+def family(home: Home) -> list[int]:
+    return [pid for name in CHILDREN for pid in marked(f"{MARK}={mark(home, name)}")]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_all_of_it_comes_up_mends_itself_and_ends_whole(townhome: Home, up: Callable[..., Up]) -> None:
+    first = up()
+    told = first.ready()
+    assert "api" in told["waits"], "there is no Bento yet"
+    assert httpx.get(told["registry"] + "/health").status_code == 200
+    assert told["key"].startswith("gl_local_")
+    second = up()
+    assert second.process.wait(PATIENCE_S) == 2
+    assert str(first.process.pid) in second.said
+    assert told["registry"] in second.said
+    packaged(townhome)
+    within(lambda: first.children()["api"]["state"] == "up", first)
+    assert httpx.get(told["api"] + "/recommend/u1?k=3").status_code == 200
+    before = first.children()["archiving"]["pid"]
+    os.kill(before, signal.SIGKILL)
+    within(lambda: first.children()["archiving"]["pid"] not in (None, before), first)
+    assert "archiving ended: killed by SIGKILL" in first.said
+    first.process.send_signal(signal.SIGINT)
+    assert first.process.wait(PATIENCE_S) == 0
+    assert family(townhome) == []
+    assert not townhome.up.exists()
+    assert not running(townhome)
+
+
+def test_it_comes_up_after_everything_or_only_the_supervisor_was_killed(townhome: Home, up: Callable[..., Up]) -> None:
+    ports = {"api": free_port(), "registry": free_port()}
+    first = up(**ports)
+    within(lambda: first.children().get("registry", {}).get("pid"), first)
+    first.process.kill()
+    first.process.wait()
+    assert family(townhome), "the children outlive it"
+    second = up(**ports)
+    within(lambda: second.children().get("registry", {}).get("pid"), second)
+    assert "left behind" in second.said
+    for pid in (second.process.pid, *family(townhome)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    second.process.wait()
+    third = up(**ports)
+    told = third.ready()
+    assert told["key"] is None, "a key is shown once"
+    third.process.terminate()
+    assert third.process.wait(PATIENCE_S) == 0
+    assert family(townhome) == []
+
+
+def test_a_port_that_is_taken_and_a_time_that_is_none_are_sentences(
+    townhome: Home, up: Callable[..., Up], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        refused = up(registry=taken.getsockname()[1])
+        assert refused.process.wait(PATIENCE_S) == 2
+        assert "GREENLIGHT_REGISTRY__PORT" in refused.said
+    monkeypatch.setenv("GREENLIGHT_SCHEDULE__PRUNE", "every night")
+    refused = up()
+    assert refused.process.wait(PATIENCE_S) == 2
+    assert "schedule.prune" in refused.said
+    assert "Traceback" not in refused.said
+    assert family(townhome) == []
