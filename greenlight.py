@@ -121,6 +121,31 @@ def status(as_json: Json = False) -> int:
     return WRONG if any(part.state == "broken" for part in found) else 0
 
 
+@app.command()
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Remove old reports, snapshots, releases, Bentos and logged models, by `retention`. Never what is in use.
+
+    Example: `greenlight prune --dry-run`
+    """
+    from pipelines.prune import prune as run
+
+    home, settings = _home()
+    done = run(home, settings, dry_run=dry_run)
+    if as_json:
+        _print(asdict(done) | {"freed_bytes": done.freed_bytes}, as_json=True)
+    else:
+        for item in done.removed:
+            print(f"{item.kind:<12}  {item.bytes:>13,}  {item.name}")
+        kept = ", ".join(f"{count} of kind {kind}" for kind, count in sorted(done.kept.items())) or "nothing"
+        print(f"{'would free' if dry_run else 'freed'} {done.freed_bytes:,} bytes; kept {kept}")
+    for trouble in done.troubles:
+        console.print(f"[red]greenlight:[/red] {_escaped(trouble)}", soft_wrap=True)
+    return WRONG if done.troubles else 0
+
+
 @data.command("import")
 def data_import(
     source: Annotated[
@@ -388,10 +413,14 @@ def _one_line(value: Any) -> str:
 def _print_status(home: Home, found: list[Any], force: dict[str, Any]) -> None:
     from rich.table import Table
 
+    from pipelines.health import when
+
     table = Table("part", "state", "what", "next command", box=None, pad_edge=False)
     colours = {"ok": "green", "empty": "yellow", "broken": "red"}
     for part in found:
-        table.add_row(part.name, f"[{colours[part.state]}]{part.state}[/]", _escaped(part.detail), _escaped(part.next))
+        since = f" (since {when(part.since_wall_ms)})" if part.since_wall_ms else ""
+        state = f"[{colours[part.state]}]{part.state}[/]"
+        table.add_row(part.name, state, _escaped(part.detail + since), _escaped(part.next))
     out = Console(highlight=False, emoji=False)
     out.print(f"home {home.root}", soft_wrap=True)
     out.print(table)

@@ -7,11 +7,12 @@ to import and to make its database, so it is imported where it is used, and `Reg
 import json
 import logging
 import shutil
+import sqlite3
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -35,6 +36,17 @@ ROOT = Path(__file__).parents[1]
 PARTS = ("conf", "events", "models", "mlflow_server")  # of this project that a logged model needs to load
 PACKAGES = ("cryptography", "implicit", "mlflow", "numpy", "pandas", "pydantic", "pyyaml")
 PARENT = "mlflow.parentRunId"  # MLflow's own tag of a nested run
+KEPT = """
+SELECT m.model_id, m.creation_timestamp_ms, t.value,
+    (SELECT group_concat(alias, ' ') FROM registered_model_aliases a WHERE a.name = v.name AND a.version = v.version),
+    v.version IS NULL AND coalesce(r.lifecycle_stage, 'deleted') = 'deleted'
+FROM logged_models m
+LEFT JOIN runs r ON r.run_uuid = m.source_run_id
+LEFT JOIN model_versions v ON v.source IN ('models:/' || m.model_id, m.artifact_location)
+    AND v.current_stage != 'Deleted_Internal'
+LEFT JOIN model_version_tags t ON t.name = v.name AND t.version = v.version AND t.key = 'release'
+WHERE m.lifecycle_stage = 'active'
+"""
 LIMIT = 5000  # characters of a description or a tag that MLflow keeps
 
 
@@ -48,6 +60,20 @@ class Standing:
     advantage: Interval | None  # over popularity as deployed; None for popularity itself
     state: str  # champion, challenger, passed, refused, failed
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A logged model in MLflow: of one of our versions (then it has the version's release), or somebody else's.
+
+    left: no version stands for it, and its run was deleted: `mlflow gc` leaves such a one for ever.
+    """
+
+    model_id: str
+    created_ms: int
+    release: str | None
+    aliases: tuple[str, ...]
+    left: bool
 
 
 class Registry:
@@ -155,6 +181,36 @@ class Registry:
             comparison(standings).savefig(file, dpi=110)
             for run in runs:
                 self.client.log_artifact(run, str(file))
+
+    # Logged models ----------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def kept(home: Home) -> list[Kept]:
+        """The logged models that are not deleted, once for each version of them. Only reads, without importing MLflow;
+        none where it has no database yet."""
+        if not home.registry.exists():
+            return []
+        with closing(sqlite3.connect(f"file:{home.registry}?mode=ro", uri=True)) as database:
+            rows = database.execute(KEPT).fetchall()
+        return [
+            Kept(model, made, release, tuple((names or "").split()), bool(left))
+            for model, made, release, names, left in rows
+        ]
+
+    def forget(self, models: Sequence[str]) -> None:
+        """Delete logged models with their files; their versions keep their pages. Cut off, it may be repeated.
+
+        `mlflow gc` would empty the whole bin with them: runs that people deleted and may want back.
+        """
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        for model in models:
+            place = self.client.get_logged_model(model).artifact_location
+            if Path(place).is_absolute():
+                shutil.rmtree(place, ignore_errors=not Path(place).exists())
+            else:
+                get_artifact_repository(place).delete_artifacts()
+            self.client.delete_logged_model(model)
 
     # Versions ---------------------------------------------------------------------------------------------------------
 

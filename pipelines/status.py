@@ -2,9 +2,8 @@
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from conf.errors import PlainError
 from conf.home import Home
@@ -12,18 +11,11 @@ from conf.settings import Settings
 from events.event import DEAD_LETTER, EVENTS
 from events.log import LocalLog
 from events.store import begun
-from mlflow_server.ledger import Entry, Ledger
+from mlflow_server.in_charge import in_charge
+from mlflow_server.ledger import Ledger
 from mlflow_server.release import verify
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part of the home: its state, a sentence about it, and the next command where one helps."""
-
-    name: str
-    state: Literal["ok", "empty", "broken"]
-    detail: str
-    next: str = ""
+from pipelines import health
+from pipelines.health import Part
 
 
 def parts(home: Home) -> list[Part]:
@@ -35,7 +27,8 @@ def parts(home: Home) -> list[Part]:
         return [
             Part("home", "empty", f"{home.root} does not exist yet", "greenlight demo, or greenlight data import FILE")
         ]
-    return [_checked(name, look, home) for name, look in _LOOKS.items()]
+    found = [_checked(name, look, home) for name, look in _LOOKS.items()]
+    return found + [part for name, look in health.LOOKS.items() for part in _all_checked(name, look, home)]
 
 
 def settings_in_force(settings: Settings) -> dict[str, Any]:
@@ -43,16 +36,20 @@ def settings_in_force(settings: Settings) -> dict[str, Any]:
     return _masked(settings.model_dump(mode="json"))
 
 
-def champion(ledger: Ledger) -> Entry | None:
-    """The ledger line that put the present champion in charge."""
-    return next((e for e in reversed(list(ledger.entries("promotion"))) if e.body["alias"] == "champion"), None)
-
-
 def _checked(name: str, look: Callable[[Home], Part], home: Home) -> Part:
     try:
         return look(home)
     except (PlainError, OSError, sqlite3.Error) as why:
         return Part(name, "broken", str(why), _HELP.get(name, ""))
+
+
+def _all_checked(name: str, look: Callable[[Home], Iterator[Part]], home: Home) -> list[Part]:
+    try:
+        return list(look(home))
+    except (PlainError, OSError, sqlite3.Error, KeyError, TypeError, ValueError) as why:  # or a file that is not ours
+        return [
+            Part(name, "broken", f"it cannot be told: {why or type(why).__name__}", _HELP.get(name, "greenlight up"))
+        ]
 
 
 def _log(home: Home) -> Part:
@@ -103,7 +100,7 @@ def _ledger(home: Home) -> Part:
 
 
 def _champion(home: Home) -> Part:
-    entry = champion(Ledger.to_read(home.ledger, home.keys))
+    entry = in_charge(Ledger.to_read(home.ledger, home.keys)).get("champion")
     if entry is None:
         return Part("champion", "empty", "no version is in charge", "greenlight train")
     manifest = verify(home.releases / entry.body["release"])
@@ -142,6 +139,7 @@ _HELP = {
     "snapshot": "greenlight train cuts a new one",
     "ledger": "greenlight ledger --verify names the line; restore the file from a backup",
     "champion": "greenlight train builds a release; greenlight ledger --verify checks who is in charge",
+    "aliases": "greenlight ledger --verify",
     "registry": "restore mlflow.db from a backup; the ledger still holds what was decided",
 }
 

@@ -35,3 +35,15 @@ def marked(mark: str) -> list[int]:
             if wanted in entry.read_bytes().split(b"\0"):
                 found.append(int(entry.parent.name))
     return found
+
+
+def of_folder(folder: Path) -> bool:
+    """Whether a process works in `folder`, or was given a path in it: such as a server that runs from there."""
+    wanted = str(folder)
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            for word in (os.readlink(process / "cwd"), *words):
+                if word == wanted or f"{wanted}/" in f"{word}/":
+                    return True
+    return False

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from types import FrameType
 from typing import Any
 
@@ -34,7 +33,7 @@ from pipelines.serve import Start, api, api_port, registry, registry_port
 from pipelines.strays import end_marked
 from serving.keys import first_key
 
-LOOPS = tuple(name for name in ("archiving", "reconcile", "schedule") if find_spec(f"pipelines.{name}"))
+LOOPS = ("archiving", "reconcile", "schedule")
 CHILDREN = ("registry", "api", *LOOPS)
 TICK_S = 0.1
 STOP_S = 20.0  # the longest that children may take to end by themselves, all together

@@ -25,6 +25,7 @@ VERBS = [
     ["status"],
     ["promote"],
     ["rollback"],
+    ["prune"],
     ["train"],
     ["ledger"],
     ["why"],

@@ -16,12 +16,9 @@ import httpx
 import pytest
 
 from conf.home import Home
-from mlflow_server.release import Release, verify
 from pipelines.child import MARK
-from pipelines.package import package
 from pipelines.strays import end_marked, marked
 from pipelines.up import CHILDREN, mark, running
-from tests.pipelines import town
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
@@ -61,19 +58,19 @@ class Up:
 
 
 @pytest.fixture
-def up(townhome: Home) -> Iterator[Callable[..., Up]]:
+def up() -> Iterator[Callable[..., Up]]:
     started: list[Up] = []
 
-    def start(api: int = 0, registry: int = 0) -> Up:
-        started.append(Up(townhome, api, registry))
+    def start(home: Home, api: int = 0, registry: int = 0) -> Up:
+        started.append(Up(home, api, registry))
         return started[-1]
 
     yield start
     for one in started:
         one.process.kill()
         one.process.wait()
-    for name in CHILDREN:
-        end_marked(f"{MARK}={mark(townhome, name)}")
+        for name in CHILDREN:
+            end_marked(f"{MARK}={mark(one.home, name)}")
 
 
 def within(holds: Callable[[], Any], up: Up) -> Any:
@@ -82,12 +79,6 @@ def within(holds: Callable[[], Any], up: Up) -> Any:
         assert time.monotonic() < until, up.said
         time.sleep(0.1)
     return found
-
-
-def packaged(home: Home) -> None:
-    digest = town.made(home, 1)["release"]
-    folder = home.releases / digest
-    package(home, town.SETTINGS, Release(digest, folder, verify(folder)), {"median_ms": 0.1})
 
 
 def family(home: Home) -> list[int]:
@@ -101,17 +92,15 @@ def free_port() -> int:
 
 
 def test_all_of_it_comes_up_mends_itself_and_ends_whole(townhome: Home, up: Callable[..., Up]) -> None:
-    first = up()
+    first = up(townhome)
     told = first.ready()
-    assert "api" in told["waits"], "there is no Bento yet"
     assert httpx.get(told["registry"] + "/health").status_code == 200
     assert told["key"].startswith("gl_local_")
-    second = up()
+    second = up(townhome)
     assert second.process.wait(PATIENCE_S) == 2
     assert str(first.process.pid) in second.said
     assert told["registry"] in second.said
-    packaged(townhome)
-    within(lambda: first.children()["api"]["state"] == "up", first)
+    within(lambda: first.children()["api"]["state"] == "up", first)  # once the champion's Bento is built
     assert httpx.get(told["api"] + "/recommend/u1?k=3").status_code == 200
     before = first.children()["archiving"]["pid"]
     os.kill(before, signal.SIGKILL)
@@ -124,38 +113,39 @@ def test_all_of_it_comes_up_mends_itself_and_ends_whole(townhome: Home, up: Call
     assert not running(townhome)
 
 
-def test_it_comes_up_after_everything_or_only_the_supervisor_was_killed(townhome: Home, up: Callable[..., Up]) -> None:
+def test_it_comes_up_after_everything_or_only_the_supervisor_was_killed(home: Home, up: Callable[..., Up]) -> None:
     ports = {"api": free_port(), "registry": free_port()}
-    first = up(**ports)
+    first = up(home, **ports)
     within(lambda: first.children().get("registry", {}).get("pid"), first)
     first.process.kill()
     first.process.wait()
-    assert family(townhome), "the children outlive it"
-    second = up(**ports)
+    assert family(home), "the children outlive it"
+    second = up(home, **ports)
     within(lambda: second.children().get("registry", {}).get("pid"), second)
     assert "left behind" in second.said
-    for pid in (second.process.pid, *family(townhome)):
+    for pid in (second.process.pid, *family(home)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     second.process.wait()
-    third = up(**ports)
+    third = up(home, **ports)
     told = third.ready()
+    assert "greenlight train" in told["waits"]["api"]
     assert told["key"] is None, "a key is shown once"
     third.process.terminate()
     assert third.process.wait(PATIENCE_S) == 0
-    assert family(townhome) == []
+    assert family(home) == []
 
 
 def test_a_port_that_is_taken_and_a_time_that_is_none_are_sentences(
-    townhome: Home, up: Callable[..., Up], monkeypatch: pytest.MonkeyPatch
+    home: Home, up: Callable[..., Up], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        refused = up(registry=taken.getsockname()[1])
+        refused = up(home, registry=taken.getsockname()[1])
         assert refused.process.wait(PATIENCE_S) == 2
         assert "GREENLIGHT_REGISTRY__PORT" in refused.said
     monkeypatch.setenv("GREENLIGHT_SCHEDULE__PRUNE", "every night")
-    refused = up()
+    refused = up(home)
     assert refused.process.wait(PATIENCE_S) == 2
     assert "schedule.prune" in refused.said
     assert "Traceback" not in refused.said
-    assert family(townhome) == []
+    assert family(home) == []

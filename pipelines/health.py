@@ -1,0 +1,182 @@
+"""What runs, as files say it: the supervisor and its children, the workers, archive, aliases, jobs, disk."""
+
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from conf.home import Home
+from events.clock import wall_ms
+from events.event import EVENTS
+from events.log import LocalLog
+from mlflow_server.in_charge import in_charge
+from mlflow_server.ledger import Ledger
+from pipelines.loop import read_json
+from pipelines.up import running
+from serving.report import WorkerReport, reports
+
+SILENT_MS = 120_000  # an archive that was not brought up to date for so long, while its loop should run
+LATE_MS = 600_000  # a job that is due for so long
+LONG_MS = 6 * 3_600_000  # a job that runs for so long
+SCARCE = 1 << 30  # bytes free: below it the disk counts as full soon
+
+State = Literal["ok", "empty", "broken"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the home: its state, a sentence about it, the next command where one helps, and since when it is
+    broken, in ms since 1970, where that is known."""
+
+    name: str
+    state: State
+    detail: str
+    next: str = ""
+    since_wall_ms: int | None = None
+
+
+def up(home: Home) -> Iterator[Part]:
+    """The supervisor, then each child that is not as it should be."""
+    told = read_json(home.up)
+    if told is None:
+        yield Part("up", "empty", "not running", "greenlight up")
+        return
+    beat = int(told.get("beat_wall_ms", 0))
+    if not running(home):
+        what = f"process {told.get('pid')} was killed; its children may live on"
+        yield Part("up", "broken", what, "greenlight up ends them and starts all of it", beat)
+        return
+    children = told.get("children", [])
+    words = ", ".join(f"{c['name']} {c['state']}" for c in children)
+    if wall_ms() - beat > SILENT_MS:
+        yield Part(
+            "up", "broken", f"process {told['pid']} has hung: {words}", f"kill -9 {told['pid']}; greenlight up", beat
+        )
+        return
+    yield Part("up", "ok", f"process {told['pid']}: {words}")
+    for child in children:
+        since, ends = child["since_wall_ms"], f"{child['restarts']} times ended, last: {child['last_exit']}"
+        if child["state"] == "waiting":
+            yield Part(child["name"], "empty", "waits for the first Bento", "greenlight train")
+        elif child["state"] == "down" or (child["state"] == "starting" and child["restarts"]):
+            yield Part(f"{child['name']} process", "broken", f"{child['state']}; {ends}", f"tail {child['log']}", since)
+
+
+def workers(home: Home) -> Iterator[Part]:
+    """What serves, arm by arm; what a worker refused or cannot do."""
+    found = reports(home)
+    api = next((c for c in (read_json(home.up) or {}).get("children", []) if c["name"] == "api"), None)
+    if not found and api and api["state"] == "up" and running(home):
+        since = api["since_wall_ms"]
+        if wall_ms() - since > SILENT_MS:
+            yield Part("workers", "broken", "the API answers, but no worker reports", f"tail {api['log']}", since)
+            return
+    if not found:
+        yield Part("workers", "empty", "nobody serves", "greenlight up")
+        return
+    served = {(name, arm.release, arm.model) for w in found for name, arm in w.arms.items()}
+    words = ", ".join(f"{name} {model} ({digest[:12]})" for name, digest, model in sorted(served, key=str))
+    trouble = next(_troubles(found), None)
+    if trouble is None:
+        yield Part("workers", "ok", f"{len(found)} serve {words}")
+    else:
+        yield Part("workers", "broken", f"{trouble[0]}; {len(found)} serve {words}", trouble[1], trouble[2])
+
+
+def archiving(home: Home) -> Iterator[Part]:
+    """Whether the log reaches the history."""
+    told = read_json(home.archiving)
+    if told is None:
+        return
+    lag = 0
+    if home.log.exists():
+        with LocalLog(home.log) as log:
+            lag = log.lag(EVENTS, "archive")
+    done, helps = int(told["done_wall_ms"]), f"tail {home.logs / 'archiving.log'}"
+    if told["trouble"]:
+        what = f"{lag:,} events wait: {told['trouble']}"
+        yield Part("archive", "broken", what, helps, int(told["since_wall_ms"]))
+    elif running(home) and wall_ms() - done > SILENT_MS:
+        yield Part("archive", "broken", f"{lag:,} events wait, nothing is archived", helps, done)
+    else:
+        yield Part("archive", "ok", f"{lag:,} events behind the log, as of {when(done)}")
+
+
+def aliases(home: Home) -> Iterator[Part]:
+    """Whether MLflow shows who is in charge."""
+    if not home.registry.exists() or not home.ledger.exists():
+        return
+    with closing(sqlite3.connect(f"file:{home.registry}?mode=ro", uri=True)) as database:
+        query = "SELECT a.alias, t.value, a.version FROM registered_model_aliases a LEFT JOIN model_version_tags t "
+        rows = database.execute(query + "ON t.name = a.name AND t.version = a.version AND t.key = 'release'").fetchall()
+    shown = {alias: (release, version) for alias, release, version in rows}
+    decided = in_charge(Ledger.to_read(home.ledger, home.keys))
+    for alias, entry in decided.items():
+        release, version = shown.get(alias, (None, None))
+        if release != entry.body["release"]:
+            says = f"MLflow shows {f'version {version}' if version else 'nobody'} as {alias}"
+            what = f"{says}, the ledger, which is served, has version {entry.body['version']}"
+            helps = "greenlight up: its reconcile loop puts it right" if not running(home) else "greenlight ledger"
+            yield Part("aliases", "broken", what, helps)
+            return
+    if decided:
+        yield Part("aliases", "ok", "MLflow shows " + ", ".join(f"{e.body['version']} {a}" for a, e in decided.items()))
+
+
+def jobs(home: Home) -> Iterator[Part]:
+    """Whether what runs by the clock has run, and well. Judged here, by the clock, not by the scheduler itself."""
+    now = wall_ms()
+    for name, row in (read_json(home.jobs) or {}).items():
+        due, ended = row.get("next_wall_ms"), row.get("ended_wall_ms")
+        last = f"last ended {when(ended)}: {row['said'][:200]}" if ended else "has not run yet"
+        if row.get("running") and now - row["began_wall_ms"] > LONG_MS:
+            what = f"runs since {when(row['began_wall_ms'])}"
+            yield Part(name, "broken", what, f"tail {home.logs / 'schedule.log'}", row["began_wall_ms"])
+        elif due and now - due > LATE_MS and not row.get("running"):
+            late = running(home) or home.up.exists()
+            what = f"was due {when(due)} and has not run"
+            yield Part(
+                name, "broken" if late else "empty", what, "greenlight up" if not late else f"greenlight {name}", due
+            )
+        elif row.get("status"):
+            yield Part(name, "broken", f"status {row['status']}; {last}", f"greenlight {name}", ended)
+        else:
+            yield Part(name, "ok", f"{last}; next {when(due)}" if due else last)
+
+
+def disk(home: Home) -> Iterator[Part]:
+    free = shutil.disk_usage(home.root).free
+    state: State = "broken" if free < SCARCE else "ok"
+    yield Part("disk", state, f"{free / 1e9:,.1f} GB free", "greenlight prune" if state == "broken" else "")
+
+
+def when(ms: int) -> str:
+    """A moment, for people: UTC, to the second."""
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _troubles(found: list[WorkerReport]) -> Iterator[tuple[str, str, int | None]]:
+    """What is wrong, what helps, since when."""
+    for worker in found:
+        if worker.trouble:
+            yield f"worker {worker.pid}: {worker.trouble}", "greenlight ledger --verify", None
+        for digest, refusal in worker.refused.items():
+            what = f"worker {worker.pid} refuses release {digest[:12]}: {refusal.reason}"
+            yield what, 'greenlight rollback --reason "it cannot be served"', refusal.wall_ms
+        for name, arm in worker.arms.items():
+            if arm.trouble or arm.state != "ready":
+                what = f"worker {worker.pid}: {name} is {arm.state}{f': {arm.trouble}' if arm.trouble else ''}"
+                yield what, "greenlight rollback, or restore the release's files", arm.since_wall_ms
+
+
+LOOKS: dict[str, Callable[[Home], Iterator[Part]]] = {
+    "up": up,
+    "workers": workers,
+    "archive": archiving,
+    "aliases": aliases,
+    "jobs": jobs,
+    "disk": disk,
+}

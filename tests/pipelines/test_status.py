@@ -1,0 +1,139 @@
+"""Status names the broken part, since when, and what helps: each part broken from outside, by what it leaves."""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+
+import pytest
+
+from conf.home import Home
+from events.clock import wall_ms
+from mlflow_server.registry import Registry
+from pipelines.health import Part
+from pipelines.loop import write_json
+from pipelines.status import parts
+from serving.report import ArmReport, Refusal, Reporter, WorkerReport
+from tests.pipelines import town
+
+HOUR = 3_600_000
+
+
+def found(home: Home, name: str) -> Part:
+    (part,) = [part for part in parts(home) if part.name == name]
+    return part
+
+
+def children(**states: str) -> list[dict]:
+    common = {"pid": os.getpid(), "since_wall_ms": wall_ms() - HOUR, "restarts": 3, "url": "", "log": "/tmp/log"}
+    return [{"name": name, "state": state, "last_exit": "exit status 1", **common} for name, state in states.items()]
+
+
+@pytest.fixture
+def supervised(townhome: Home) -> Iterator[Home]:
+    """A home whose supervisor's lock is held."""
+    with townhome.up.with_suffix(".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield townhome
+
+
+def says(home: Home, beat: int | None = None, **states: str) -> None:
+    beat = wall_ms() if beat is None else beat
+    write_json(home.up, {"pid": os.getpid(), "beat_wall_ms": beat, "state": "up", "children": children(**states)})
+
+
+def report(home: Home, refused: dict[str, Refusal] | None = None, **arm: str) -> Reporter:
+    now = wall_ms()
+    shown = ArmReport(
+        release=town.made(home, 1)["release"], since_wall_ms=now, model="Tiny", **{"state": "ready", **arm}
+    )
+    arms, times = {"champion": shown}, {"started_wall_ms": now, "beat_wall_ms": now, "clock_ms": now}
+    made = Reporter(home)
+    made.write(WorkerReport(pid=os.getpid(), offset=0, arms=arms, refused=refused or {}, **times))
+    return made
+
+
+def test_a_home_where_nothing_runs_is_not_broken(townhome: Home) -> None:
+    assert [part.name for part in parts(townhome) if part.state == "broken"] == []
+    assert (found(townhome, "up").state, found(townhome, "up").next) == ("empty", "greenlight up")
+
+
+def test_a_supervisor_that_was_killed_and_one_that_hangs(townhome: Home) -> None:
+    says(townhome, beat=wall_ms() - HOUR, api="up")
+    part = found(townhome, "up")
+    assert (part.state, "killed" in part.detail) == ("broken", True)
+    assert part.since_wall_ms
+    assert part.next.startswith("greenlight up")
+    with townhome.up.with_suffix(".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert "hung" in found(townhome, "up").detail
+
+
+def test_a_child_that_keeps_ending_is_named(supervised: Home) -> None:
+    says(supervised, registry="up", api="waiting", archiving="down")
+    assert found(supervised, "up").state == "ok"
+    part = found(supervised, "archiving process")
+    assert (part.state, part.next) == ("broken", "tail /tmp/log")
+    assert "exit status 1" in part.detail
+    assert part.since_wall_ms
+    assert found(supervised, "api").next == "greenlight train"
+
+
+def test_workers_arm_by_arm_and_what_they_refuse(supervised: Home) -> None:
+    says(supervised, api="up")
+    assert "no worker reports" in found(supervised, "workers").detail
+    report(supervised)
+    assert (found(supervised, "workers").state, "Tiny" in found(supervised, "workers").detail) == ("ok", True)
+    report(supervised, state="fallback-only", trouble="the weights are missing")
+    assert "the weights are missing" in found(supervised, "workers").detail
+    report(supervised, refused={"abc": Refusal(reason="its golden slates differ", wall_ms=wall_ms())})
+    part = found(supervised, "workers")
+    assert (part.state, "golden" in part.detail, "rollback" in part.next) == ("broken", True, True)
+    Reporter(supervised).close()
+
+
+def test_an_archive_that_cannot_or_does_not_go_on(supervised: Home) -> None:
+    says(supervised, archiving="up")
+    state = {"events": 1, "trouble": "", "since_wall_ms": 0, "done_wall_ms": wall_ms()}
+    write_json(supervised.archiving, state)
+    assert found(supervised, "archive").state == "ok"
+    write_json(supervised.archiving, state | {"done_wall_ms": wall_ms() - HOUR})
+    assert "nothing is archived" in found(supervised, "archive").detail
+    since = wall_ms() - HOUR
+    write_json(supervised.archiving, state | {"trouble": "no space left", "since_wall_ms": since})
+    part = found(supervised, "archive")
+    assert (part.state, part.since_wall_ms, "no space left" in part.detail) == ("broken", since, True)
+
+
+def test_an_alias_that_is_not_the_ledgers(townhome: Home) -> None:
+    assert found(townhome, "aliases").state == "ok"
+    Registry(townhome).client.set_registered_model_alias("recommender", "champion", "3")
+    part = found(townhome, "aliases")
+    assert (part.state, "version 3" in part.detail) == ("broken", True)
+    assert "greenlight up" in part.next
+
+
+def test_jobs_that_failed_are_late_or_hang(supervised: Home) -> None:
+    says(supervised, schedule="up")
+    now = wall_ms()
+    row = {"status": 0, "said": "fine", "ended_wall_ms": now, "next_wall_ms": now + HOUR, "running": False}
+    write_json(supervised.jobs, {"prune": row})
+    assert found(supervised, "prune").state == "ok"
+    for change, words in (
+        ({"status": 2}, "status 2"),
+        ({"next_wall_ms": now - HOUR}, "has not run"),
+        ({"running": True, "began_wall_ms": now - 9 * HOUR}, "runs since"),
+    ):
+        write_json(supervised.jobs, {"prune": row | change})
+        part = found(supervised, "prune")
+        assert (part.state, words in part.detail) == ("broken", True), part
+
+
+def test_files_that_are_not_ours_break_their_part_only(townhome: Home) -> None:
+    townhome.up.write_text("[]")
+    townhome.archiving.write_text('{"done_wall_ms": "yesterday"}')
+    townhome.registry.write_bytes(b"not a database at all" * 200)
+    states = {part.name: part.state for part in parts(townhome)}
+    assert (states["archive"], states["aliases"], states["ledger"]) == ("broken", "broken", "ok")
+    with pytest.raises(sqlite3.DatabaseError):
+        sqlite3.connect(townhome.registry).execute("SELECT * FROM runs")
