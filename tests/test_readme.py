@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from greenlight import app, data
+from greenlight import app, data, keys
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -17,9 +17,9 @@ def test_the_model_of_its_own_is_the_one_under_test() -> None:
     assert len(body) <= 20
 
 
-@pytest.mark.parametrize("verb", sorted(set(re.findall(r"greenlight ((?:data )?[a-z]+)", README))))
+@pytest.mark.parametrize("verb", sorted(set(re.findall(r"greenlight ((?:data |keys )?[a-z]+)", README))))
 def test_every_command_exists(verb: str) -> None:
-    known = {f"data {c.name}" for c in data.registered_commands}
+    known = {f"{name} {c.name}" for name, group in (("data", data), ("keys", keys)) for c in group.registered_commands}
     known |= {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
     assert verb in known
 

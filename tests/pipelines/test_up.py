@@ -102,6 +102,11 @@ def test_all_of_it_comes_up_mends_itself_and_ends_whole(townhome: Home, up: Call
     assert told["registry"] in second.said
     within(lambda: first.children()["api"]["state"] == "up", first)  # once the champion's Bento is built
     assert httpx.get(told["api"] + "/recommend/u1?k=3").status_code == 200
+    seen = {"kind": "rating", "user_id": "42", "movie_id": "m3", "rating": 9, "scale": 10}
+    bearer = {"authorization": f"Bearer {told['key']}"}
+    posted = httpx.post(told["api"] + "/v1/events", json=seen, headers=bearer)
+    assert (posted.status_code, posted.json()["stored"]) == (200, 1), posted.text
+    within(lambda: any(townhome.history.glob("events/day=*/*.parquet")), first)
     before = first.children()["archiving"]["pid"]
     os.kill(before, signal.SIGKILL)
     within(lambda: first.children()["archiving"]["pid"] not in (None, before), first)
