@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,8 +31,9 @@ class _Failed(NamedTuple):
 class Opener:
     """Opens releases of a home that `public` signed. `refused`: those that could not be opened, and why, by digest."""
 
-    def __init__(self, home: Home, packaged: Opened, public: str) -> None:
-        self.home, self.public = home, public
+    def __init__(self, home: Home, packaged: Opened, public: str, catch_up: Callable[[Opened], None]) -> None:
+        """`catch_up` brings the live state of a release up to now."""
+        self.home, self.public, self._catch_up = home, public, catch_up
         self.settings: Settings = packaged.settings
         self._packaged = packaged.release, packaged.folder
         self.depot = Depot(home, self.settings.storage)
@@ -66,6 +68,7 @@ class Opener:
         try:
             if opened.trouble:
                 raise ReleaseError(opened.trouble)
+            self._catch_up(opened)
             _try(opened)
         except BaseException:
             opened.close()

@@ -11,11 +11,14 @@ import os
 import threading
 import time
 from typing import NamedTuple
+from weakref import WeakSet
 
 from conf.home import Home
 from events.clock import wall_ms
 from mlflow_server.in_charge import Follower
 from mlflow_server.ledger import LedgerError
+from serving.feed import Feed
+from serving.live import Live
 from serving.opened import Opened
 from serving.opening import Opener
 from serving.report import BEAT_S, ArmReport, Reporter, WorkerReport
@@ -24,6 +27,8 @@ from serving.router import Arm, arm_of
 log = logging.getLogger("greenlight.serving")
 
 EVERY_S = 0.25  # how often the ledger is looked at
+CATCH_UP_S = 10.0  # that opening a release waits for its live state; what is left then is taken in while it serves
+FOLLOW_S = 0.5  # of one live state, then the next has its turn
 LEAVING_S = 1.0  # that a release stays open after the last request that may have chosen it
 
 
@@ -96,7 +101,7 @@ class Shelf:
             offset=champion.live.offset if champion.live else 0,
             arms={arm: _told(of) for arm, of in placed.items() if of},
             refused=self._keeper.opener.refused if self._keeper else {},
-            trouble=self._keeper.trouble if self._keeper else "",
+            trouble=(self._keeper.trouble or self._keeper.feed.trouble) if self._keeper else "",
         )
 
 
@@ -112,21 +117,26 @@ def _told(placed: Placed) -> ArmReport:
 
 
 class _Keeper:
-    """Two threads: one follows the ledger and opens releases, which takes its time; the other says what is served."""
+    """Two threads: one follows the ledger and opens releases, which takes its time; the other keeps the live state of
+    those that serve up with the log, and says what is served."""
 
     def __init__(self, shelf: Shelf, packaged: Opened, home: Home, public: str) -> None:
         self.shelf, self.packaged = shelf, packaged.release  # no more of it: it must be free to go
-        self.follower, self.opener = Follower(home.ledger, public), Opener(home, packaged, public)
+        self.follower, self.opener = Follower(home.ledger, public), Opener(home, packaged, public, self._catch_up)
         self.reporter = Reporter(home)
+        self.feed, self._ahead = (Feed(home, shelf.settings) for _ in range(2))  # one for each thread
+        self._begun: WeakSet[Live] = WeakSet()
         self.trouble = ""
         self._open = [packaged]
         self._leaving: list[tuple[float, Opened]] = []
         self._closing = threading.Event()
-        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._follow, self._say)]
+        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._follow, self._keep_up)]
 
     def start(self) -> None:
         self.reporter.start()
         self._step()
+        for opened in self._open:
+            self._catch_up(opened)
         for thread in self._threads:
             thread.start()
 
@@ -224,12 +234,31 @@ class _Keeper:
                 opened.close()
         self._leaving = [(due, opened) for due, opened in self._leaving if due > now]
 
-    # The report -------------------------------------------------------------------------------------------------------
+    # The log and the report -------------------------------------------------------------------------------------------
 
-    def _say(self) -> None:
-        """Say what is served when it changes, and that this worker lives."""
+    def _catch_up(self, opened: Opened) -> None:
+        """Bring the live state of a release that does not serve yet up to now."""
+        self._take_in(opened, self._ahead, CATCH_UP_S)
+
+    def _take_in(self, opened: Opened, feed: Feed, seconds: float) -> None:
+        live = opened.live
+        if live is None:
+            return
+        if live not in self._begun:
+            self._begun.add(live)
+            if self.follower.registered(opened.release) is None:  # made in another home: its offset is of another log
+                live.offset = 0
+        feed.follow(live, seconds)
+
+    def _keep_up(self) -> None:
+        """Follow the log; say what is served when it changes, and that this worker lives."""
         said, said_s = None, 0.0
         while True:
+            try:
+                for opened in self._open:
+                    self._take_in(opened, self.feed, FOLLOW_S)
+            except Exception:  # serving goes on with the live state that is there
+                log.exception("following the log failed; it is tried again")
             report = self.shelf.report()
             facts = report.model_dump(exclude={"beat_wall_ms", "clock_ms", "offset"})
             if facts != said or time.monotonic() - said_s >= BEAT_S:

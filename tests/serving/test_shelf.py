@@ -1,27 +1,37 @@
 """Releases exchanged in one worker, as the ledger names them; and what is refused."""
 
 import gc
+import itertools
 import json
 import os
 import re
 import shutil
+import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from conf.home import Home
 from conf.settings import Serving, Settings
+from events.event import EVENTS, Rating
+from events.log import LocalLog
+from mlflow_server.building import build
 from mlflow_server.ledger import Entry, Ledger, SigningKey
 from mlflow_server.release import Release, canonical, sha256_of
+from models.shelf import find, load_file
 from serving.opened import Opened, Packaged
+from serving.opening import Opener
 from serving.report import reports
 from serving.router import Arm
 from serving.shelf import Shelf
 
+TINY = Path(__file__).parent / "tiny.py"
 SETTINGS = Settings(serving=Serving(popularity_share=0.0, max_deadline_ms=100))
 
 
@@ -46,10 +56,12 @@ class Worker:
     def start(self) -> Shelf:
         if self.shelf:
             self.shelf.close()
-        opened = Opened(self.folder, Packaged(self.packaged.digest, self.key.public, {}), SETTINGS)
-        self.shelf = Shelf(opened, self.home)
+        self.shelf = Shelf(self.opened(), self.home)
         self.shelf.start()
         return self.shelf
+
+    def opened(self) -> Opened:
+        return Opened(self.folder, Packaged(self.packaged.digest, self.key.public, {}), SETTINGS)
 
     def keep(self, release: Release) -> Path:
         """Put the release where the home keeps them."""
@@ -180,6 +192,39 @@ def test_a_release_that_is_not_whole_is_refused_and_served_when_it_is(
     assert shelf.report().arms["champion"].trouble == ""
 
 
+def test_weights_exchanged_while_they_are_read_are_never_served(
+    worker: Worker, built: Callable[[str], Release], key: SigningKey
+) -> None:
+    """A file is checked as it is loaded, so whoever is quick between the two gains nothing."""
+    folder = worker.keep(built("Moody"))
+    path = folder / "weights" / "base.npy"
+    good, over = np.load(path), threading.Event()
+    np.save(worker.folder / "good.npy", good)
+    np.save(worker.folder / "bad.npy", good[::-1])
+
+    def exchange() -> None:
+        for name in itertools.cycle(("bad", "good")):
+            if over.is_set():
+                return
+            shutil.copyfile(worker.folder / f"{name}.npy", folder / "part")
+            os.replace(folder / "part", path)
+
+    opener = Opener(worker.home, worker.opened(), key.public, lambda opened: None)
+    exchanging = threading.Thread(target=exchange)
+    exchanging.start()
+    try:
+        outcomes = Counter[bool]()
+        while min(outcomes[True], outcomes[False]) < 10:
+            opened = opener.open(folder.name)
+            outcomes[opened is not None] += 1
+            if opened:
+                opened.close()
+                np.testing.assert_array_equal(opened.ready.model.base, good)
+    finally:
+        over.set()
+        exchanging.join()
+
+
 def test_a_model_that_fails_when_it_is_tried_is_refused(worker: Worker, built: Callable[[str], Release]) -> None:
     silent = built("AllNotANumber")
     worker.keep(silent)
@@ -284,6 +329,81 @@ def test_a_ledger_of_another_key_leaves_the_packaged_release(
     shelf = worker.start()
     assert shelf.champion.release == worker.packaged.digest
     assert "not by this home's key" in shelf.report().trouble
+
+
+def rate(home: Home, user: str, *movies: str, ts: int = 1_700_000_000_000) -> None:
+    with LocalLog(home.log) as log:
+        for n, movie in enumerate(movies):
+            given = {"user_id": user, "movie_id": movie, "rating": 5, "scale": 5}
+            log.append(EVENTS, [Rating(event_id=f"{user}-{movie}", ts=ts + n, **given)])
+
+
+def seen(opened: Opened, user: str) -> set[str]:
+    return opened.live.seen_ids(user, opened.live.names.ids)
+
+
+def test_live_state_follows_the_log_through_swaps(worker: Worker, built: Callable[[str], Release]) -> None:
+    two = built("Nested")
+    rate(worker.home, "u0", "m9")
+    shelf = worker.start()
+    assert seen(shelf.champion, "u0") == {"m0", "m1", "m2", "m9"}
+    rate(worker.home, "newcomer", "m9", "m8", ts=1_700_000_001_000)
+    assert within(20, lambda: seen(shelf.champion, "newcomer") == {"m8", "m9"})
+    assert within(20, lambda: reports(worker.home)[0].offset == 3)
+    assert shelf.report().clock_ms == 1_700_000_001_002
+    worker.keep(two)
+    worker.write("promotion", two)
+    assert within(20, lambda: shelf.champion.release == two.digest)
+    assert seen(shelf.champion, "newcomer") == {"m8", "m9"}, "caught up before the first request"
+    rate(worker.home, "newcomer", "m7")
+    assert within(20, lambda: seen(shelf.champion, "newcomer") == {"m7", "m8", "m9"})
+
+
+def test_both_arms_follow_the_log(worker: Worker, built: Callable[[str], Release]) -> None:
+    two = built("Nested")
+    worker.keep(two)
+    worker.write("promotion", worker.packaged)
+    worker.write("promotion", two, "challenger")
+    shelf = worker.start()
+    rate(worker.home, "newcomer", "m9")
+    both = [shelf.champion, shelf.arms.challenger.opened]
+    assert both[0] is not both[1]
+    assert within(20, lambda: [seen(opened, "newcomer") for opened in both] == [{"m9"}] * 2)
+
+
+@pytest.mark.parametrize("registered", [True, False])
+def test_what_a_release_of_this_home_holds_is_not_read_again(
+    worker: Worker, key: SigningKey, tmp_path: Path, registered: bool
+) -> None:
+    """One made elsewhere has an offset of another log, which says nothing here."""
+    tiny = load_file(TINY)
+    shelved = find(f"{TINY}:Tiny")
+    release = build(tmp_path, shelved.cls().fit(tiny.world()), shelved, "snap1", tiny.world(), "abc123", key, offset=1)
+    worker.keep(release)
+    rate(worker.home, "newcomer", "m9", "m8")
+    if registered:
+        worker.write("registered", release)
+    worker.write("promotion", release)
+    assert seen(worker.start().champion, "newcomer") == ({"m8"} if registered else {"m8", "m9"})
+
+
+def test_a_log_that_cannot_be_read_is_said_and_tried_again(
+    worker: Worker, built: Callable[[str], Release], caplog: pytest.LogCaptureFixture
+) -> None:
+    two = built("Nested")
+    worker.keep(two)
+    worker.home.log.write_bytes(b"no database" * 1000)
+    shelf = worker.start()
+    worker.write("promotion", two)
+    assert within(20, lambda: worker.serves(two))
+    assert within(20, lambda: str(worker.home.log) in reports(worker.home)[0].trouble)
+    time.sleep(1)  # a few rounds
+    said = [record for record in caplog.records if "does not follow the log" in record.message]
+    assert len(said) <= 2, "by each thread once"
+    worker.home.log.unlink()
+    rate(worker.home, "newcomer", "m9")
+    assert within(20, lambda: seen(shelf.champion, "newcomer") == {"m9"})
+    assert within(20, lambda: reports(worker.home)[0].trouble == "")
 
 
 def test_reports_leave_out_who_is_gone(worker: Worker) -> None:

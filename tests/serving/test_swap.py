@@ -16,6 +16,8 @@ import pytest
 
 from conf.home import Home
 from conf.settings import Door, Settings
+from events.event import EVENTS, Rating
+from events.log import LocalLog
 from mlflow_server.ledger import Ledger, SigningKey
 from mlflow_server.release import Release
 from pipelines.package import package
@@ -160,6 +162,22 @@ def test_arms_are_the_same_in_all_workers_and_after_a_restart(site: Site, built:
         assert within(60, lambda: len(again.arms) == 60 and again.got.total() > 500)
     assert again.arms == before
     assert {status for status, *_ in again.got} == {200}
+
+
+def test_what_a_viewer_does_is_in_the_next_slates_of_all_workers(site: Site) -> None:
+    def slate() -> list[str]:
+        return httpx.get(f"{site.server.url}/recommend/newcomer?k=5", timeout=30).text.split(",")
+
+    seen = slate()[0]
+    with Load(site.server.url) as load:
+        with LocalLog(site.home.log) as log:
+            rating = Rating(event_id="newcomers-first", ts=1, user_id="newcomer", movie_id=seen, rating=5, scale=5)
+            log.append(EVENTS, [rating])
+            offset = log.newest()
+        assert within(60, lambda: all(report.offset >= offset for report in reports(site.home)))
+        for _ in range(20):
+            assert seen not in slate()
+    assert {status for status, *_ in load.got} == {200}
 
 
 def test_a_worker_that_stops_takes_its_report_with_it(site: Site) -> None:

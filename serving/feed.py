@@ -1,0 +1,39 @@
+"""Live state follows the log: what viewers did is taken in while requests are answered from it."""
+
+import logging
+import time
+
+from conf.home import Home
+from conf.settings import Settings
+from events.clock import wall_ms
+from events.log import LogError
+from events.state import Acts
+from events.store import StoreError
+from serving.live import Live
+
+log = logging.getLogger("greenlight.serving")
+
+PAUSE_S = 0.001  # between two batches, for the requests
+
+
+class Feed:
+    """A reader of a home's log. For one thread; another one has a feed of its own. `trouble`: why it cannot be read."""
+
+    def __init__(self, home: Home, settings: Settings) -> None:
+        self._acts, self.trouble = Acts(home, settings), ""
+
+    def follow(self, live: Live, seconds: float) -> None:
+        """Take in what is new, until there is nothing or the time is over. What cannot be read now is tried again."""
+        until, trouble = time.monotonic() + seconds, ""
+        try:
+            while live.follow(self._acts) and time.monotonic() < until:
+                time.sleep(PAUSE_S)
+        except (LogError, StoreError) as why:
+            trouble = str(why)
+        live.settle(wall_ms())
+        if trouble and trouble != self.trouble:
+            log.warning("live state does not follow the log: %s", trouble)
+        self.trouble = trouble
+
+    def close(self) -> None:
+        self._acts.close()
