@@ -181,9 +181,10 @@ class Live:
         """The movie's code, a new one for a new movie; None where there are too many new ones."""
         code = self.codes.get(movie_id)
         if code is None and len(self.names.ids) < self._newest_code:
-            code = self.codes[movie_id] = len(self.names.ids)
+            code = len(self.names.ids)
             self.names.titles.append("")
             self.names.ids.append(movie_id)
+            self.codes[movie_id] = code  # last: who finds the code finds its names
         return code
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from conf.settings import Settings
+from events.state import Act
 from mlflow_server.release import ReleaseError
 from serving.edge import Edge
 
@@ -133,6 +134,18 @@ def test_popularity_leaves_out_what_the_viewer_has_seen(client: Callable) -> Non
     items = call("GET", "/recommend/u5?k=30").text.split(",")
     assert len(items) == 27
     assert not {"m5", "m6", "m7"} & set(items)
+
+
+def test_what_a_viewer_has_just_watched_no_rung_shows_again(client: Callable) -> None:
+    call = client()
+    opened, watched = call.edge.shelf.champion, {"m21", "m20", "m29"}
+    assert set(call("GET", "/recommend/u0?k=3").text.split(",")) == watched
+    opened.live.apply([Act(1, "watch", 0, user, movie, 1) for user in ("u0", "u1", "u2") for movie in watched])
+    for rung, user in (("model", "u0"), ("stale", "u0"), ("precomputed", "u1"), ("popularity", "u2")):
+        answer = call("GET", f"/recommend/{user}?k=20")
+        assert (served(answer), len(answer.text.split(","))) == (rung, 20)
+        assert not watched & set(answer.text.split(","))
+        opened.ready, opened.ahead = None, None if rung == "precomputed" else opened.ahead
 
 
 def _another(first: Any) -> Any:
