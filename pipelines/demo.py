@@ -180,19 +180,20 @@ class Demo:
             store.revoke(made.id)
 
     def break_and_mend(self, server: Server, snapshot: Snapshot) -> None:
-        weights = _weights(self.home)
-        away = weights.with_name("weights.away")
+        places = _weights(self.home, server.readiness()["release"])
         with self._key() as key, Callers(server.url, viewers_of(snapshot, 64), key) as callers:
             with self.story.step(
                 "weights gone", "the weights are taken away and a worker is killed, under load"
             ) as step:
-                weights.rename(away)
+                for weights in places:
+                    weights.rename(weights.with_name("weights.away"))
                 psutil.Process(server.workers[0]).kill()
                 _within(lambda: callers.answers.lower or None, "no worker fell back to a lower rung")
                 _within(lambda: _states(server) == "fallback-only" or None, "no worker said that it had fallen back")
                 step.note = f"the restarted worker says fallback-only; so far {_told(callers.answers)}"
             with self.story.step("back", "the weights return; workers find them by themselves") as step:
-                away.rename(weights)
+                for weights in places:
+                    weights.with_name("weights.away").rename(weights)
                 _within(lambda: _states(server) == "ready" or None, "a worker did not go back to its model")
                 time.sleep(SETTLE_S)
                 step.note = _told(callers.answers)
@@ -258,10 +259,11 @@ def _stay(demo: Demo, server: Server) -> None:
             server.process.wait()
 
 
-def _weights(home: Home) -> Path:
-    """Where the served Bento keeps its weights."""
+def _weights(home: Home, release: str) -> list[Path]:
+    """Where the weights of the served release are: in the Bento, and in the home, from which workers open it too."""
     name = (home.bentos / "bentos" / "greenlight" / "latest").read_text().strip()
-    return home.bentos / "bentos" / "greenlight" / name / "src" / "release" / "weights"
+    packaged = home.bentos / "bentos" / "greenlight" / name / "src" / "release"
+    return [folder / "weights" for folder in (packaged, home.releases / release) if (folder / "weights").exists()]
 
 
 def _told(got: Answers) -> str:

@@ -17,6 +17,7 @@ import os
 import secrets
 import struct
 import time
+from itertools import count
 from pathlib import Path
 from typing import Protocol
 
@@ -32,7 +33,8 @@ PLACE = struct.Struct(f"<QI{TICKS}I")  # who, the tick of the last request, requ
 TAGS = struct.Struct(f"<{'Q56x' * WAYS}")
 GROUP = PLACE.size * WAYS
 SIZE = HEADER + GROUP * GROUPS
-TRIES = 50  # for the lock of a group, which others hold for microseconds; one who was stopped must not stop all
+# for the lock of a group, which others hold for microseconds; one who was stopped must not stop all
+TRIES, PATIENCE_S = 500, 0.01
 
 
 class Table(Protocol):
@@ -94,12 +96,17 @@ class File:
         os.pwrite(self._file, content, offset)
 
     def lock(self, offset: int, size: int) -> bool:
-        for _ in range(TRIES):
+        until = 0.0
+        for attempt in count():
             try:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, size, offset)
                 return True
             except (BlockingIOError, PermissionError):
-                continue
+                now = time.monotonic()
+                until = until or now + PATIENCE_S
+                if now > until and attempt > TRIES:
+                    break
+                os.sched_yield()  # whoever holds it may need this very core
         return False
 
     def unlock(self, offset: int, size: int) -> None:
@@ -120,20 +127,21 @@ class Limiter:
 
     def take(self, who: bytes, limit: int) -> float:
         """0 where the request is within `limit` a minute, and counted; else in how many seconds one will be."""
-        now = time.monotonic()
         try:
-            return self._take(who, limit, now)
+            return self._take(who, limit)
         except (OSError, struct.error) as why:  # the file was cut short, or its disk has gone
             log.warning("limits are counted in each worker for itself from now on: %s", why)
             self._table = Memory()
-            return self._take(who, limit, now)
+            return self._take(who, limit)
 
-    def _take(self, who: bytes, limit: int, now: float) -> float:
-        table, tick = self._table, int(now) // TICK_S
+    def _take(self, who: bytes, limit: int) -> float:
+        table = self._table
         tag = int.from_bytes(hashlib.blake2b(who, key=table.secret, digest_size=8).digest()) | 1  # 0 is a free place
         offset = HEADER + (tag >> 1) % GROUPS * GROUP
         locked = table.lock(offset, GROUP)
         try:
+            now = time.monotonic()  # after the wait for the lock: a place's time never goes back
+            tick = int(now) // TICK_S
             place, counts = _place(table.read(offset, GROUP), tag, tick)
             if sum(counts) >= limit:
                 return _until(counts, tick, limit, now)

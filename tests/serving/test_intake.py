@@ -116,6 +116,7 @@ def test_events_from_the_future_move_no_clock(post: Callable, home: Home) -> Non
     """Further ahead than a day of the event clock, or than five minutes of the wall's, is quarantined and said."""
     post(rating(0, START))
     soon = time.time_ns() // 1_000_000 + 2 * HOUR_MS
+    assert post(rating(9, float(soon))).json()["refused"][0]["reason"].endswith("2.0 h in the future")
     late = [rating(1, START + 25 * HOUR_MS), rating(2, soon), rating(3, START + 23 * HOUR_MS)]
     told = post(late).json()
     assert (told["stored"], told["quarantined"]) == (1, 2)
