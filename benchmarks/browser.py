@@ -20,6 +20,7 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 PATIENCE_S = 60.0
+RELOAD_S = 10.0
 SETTLE_S = 2.0  # pictures and fonts come after the words
 
 
@@ -38,10 +39,18 @@ class Page:
         self._say("Network.setExtraHTTPHeaders", headers={"Authorization": f"Basic {token}"})
 
     def open(self, url: str, words: str = "") -> None:
-        """Go there, from an empty page so that it is loaded anew, and wait until it shows `words`."""
-        self._say("Page.navigate", url="about:blank")
-        self._say("Page.navigate", url=url)
-        self.wait(f"document.readyState == 'complete' && document.body.innerText.includes({json.dumps(words)})")
+        """Go there, again and again, until the page shows `words`: what it shows may come to be only later."""
+        there = f"document.readyState == 'complete' && document.body.innerText.includes({json.dumps(words)})"
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            self._say("Page.navigate", url="about:blank")  # so that the next is loaded anew
+            self._say("Page.navigate", url=url)
+            try:
+                self.wait(there, RELOAD_S)
+                return
+            except TimeoutError:
+                if time.monotonic() > until:
+                    raise
 
     def ask(self, script: str) -> Any:
         """What a JavaScript expression is worth; RuntimeError where it throws."""
@@ -50,9 +59,9 @@ class Page:
             raise RuntimeError(answer["exceptionDetails"]["exception"].get("description", script))
         return answer["result"].get("value")
 
-    def wait(self, script: str) -> Any:
+    def wait(self, script: str, seconds: float = PATIENCE_S) -> Any:
         """Ask again and again until the answer is something."""
-        until = time.monotonic() + PATIENCE_S
+        until = time.monotonic() + seconds
         while time.monotonic() < until:
             with contextlib.suppress(RuntimeError):  # the page is being built
                 if found := self.ask(script):

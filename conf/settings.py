@@ -8,10 +8,11 @@ import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyNetwork, ValidationError, field_validator
 
 from conf.errors import PlainError
 
@@ -27,8 +28,26 @@ class SettingsError(PlainError):
     """A setting is unknown or out of range; the message names it, the value and the rule."""
 
 
+SECRETS = ("cache.redis",)  # values that no message repeats
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def redis_url(url: str) -> str:
+    """The address of a Redis, if it is one; empty for none. What is wrong with it is said without its password."""
+    try:
+        found = urlsplit(url)
+        whole = found.scheme in ("redis", "rediss") and found.hostname and found.port != 0  # asking for it checks it
+        if whole or not url:
+            return url
+    except ValueError:  # its message holds a part of the address
+        pass
+    raise ValueError(
+        "not an address such as redis://host:6379/0 or rediss://:password@host:6379/0; in a password, write / as %2F, "
+        "# as %23, ? as %3F and @ as %40"
+    )
 
 
 def known_zone(zone: str) -> str:
@@ -165,7 +184,7 @@ class Intake(Section):
 class Cache(Section):
     """Answers of the model, kept."""
 
-    redis: str = ""  # redis://host:6379/0 or rediss://; empty: in each worker's memory
+    redis: Annotated[str, AfterValidator(redis_url), Field(repr=False)] = ""  # rediss://…; empty: each worker's memory
     ttl_s: Positive = 3600  # the longest that an answer counts as fresh
     stale_s: Positive = 86_400  # the longest that it may be served, marked, while the model cannot answer
     entries: Annotated[int, Field(ge=1)] = 20_000  # kept in a worker's memory
@@ -307,7 +326,7 @@ def _explain(why: ValidationError) -> str:
 def _sentence(loc: tuple[int | str, ...], kind: str, message: str, value: Any) -> str:
     name = ".".join(str(part) for part in loc)
     if kind != "extra_forbidden":
-        return f"setting {name} = {value!r}: {message}"
+        return f"setting {name} = {'(not shown)' if name in SECRETS else repr(value)}: {message}"
     known = _names_beside(loc)
     nearest = difflib.get_close_matches(str(loc[-1]), known, n=1, cutoff=0.0)
     return f"unknown setting {name}; did you mean {'.'.join([*map(str, loc[:-1]), *nearest])}?"

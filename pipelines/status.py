@@ -7,7 +7,7 @@ from typing import Any
 
 from conf.errors import PlainError
 from conf.home import Home
-from conf.settings import Settings
+from conf.settings import SECRETS, Settings
 from events.event import DEAD_LETTER, EVENTS
 from events.log import LocalLog
 from events.store import begun
@@ -150,6 +150,6 @@ def _folders(parent: Path) -> Iterator[Path]:
 
 def _masked(value: Any, name: str = "") -> Any:
     if isinstance(value, dict):
-        return {key: _masked(inner, key) for key, inner in value.items()}
-    secret = any(word in name for word in ("secret", "password", "token", "private"))
+        return {key: _masked(inner, f"{name}.{key}".lstrip(".")) for key, inner in value.items()}
+    secret = name in SECRETS or any(word in name for word in ("secret", "password", "token", "private"))
     return "********" if secret and value else value

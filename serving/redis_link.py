@@ -15,7 +15,7 @@ from pybreaker import STATE_OPEN, CircuitBreaker, CircuitBreakerListener
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import EqualJitterBackoff, NoBackoff
-from redis.exceptions import OutOfMemoryError, ResponseError
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from serving.metrics import Metrics
 
@@ -165,7 +165,8 @@ class Link(CircuitBreakerListener):
     # What the breaker tells ------------------------------------------------------------------------------------------
 
     def failure(self, cb: CircuitBreaker, exc: BaseException) -> None:
-        self._reason = f"{type(exc).__name__} {exc}".strip()
+        told = exc if isinstance(exc, RedisError) else ""  # another's words may hold a part of the address
+        self._reason = f"{type(exc).__name__} {told}".strip()
 
     def state_change(self, cb: CircuitBreaker, old_state: Any, new_state: Any) -> None:
         self.metrics.cache_breaker.set(STATES[new_state.name])

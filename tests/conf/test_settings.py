@@ -2,6 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from conf.settings import Settings, SettingsError, load
+from pipelines.status import settings_in_force
 
 
 def test_environment_overrides_the_file() -> None:
@@ -40,6 +41,19 @@ def test_a_file_may_be_named(tmp_path) -> None:
     (tmp_path / "list.yaml").write_text("- serving\n")
     with pytest.raises(SettingsError, match="this file holds a list"):
         load({"GREENLIGHT_CONF": str(tmp_path / "list.yaml")})
+
+
+@pytest.mark.parametrize("url", ["redis://:Hunter2/x@h:6379/0", "rediss://:Hun#ter2@h", "http://:Hunter2@h", "Hunter2"])
+def test_a_wrong_address_of_redis_is_said_without_its_password(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"cache\.redis") as why:
+        load({"GREENLIGHT_CACHE__REDIS": url})
+    assert "Hun" not in str(why.value)
+
+
+def test_the_password_of_redis_is_not_shown_with_the_settings() -> None:
+    found = load({"GREENLIGHT_CACHE__REDIS": "rediss://:Hunter2%2F@h:6379/0"})
+    assert found.cache.redis.endswith("@h:6379/0")
+    assert "Hunter2" not in repr(found) + str(settings_in_force(found))
 
 
 def test_settings_are_frozen() -> None:

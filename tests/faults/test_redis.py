@@ -26,6 +26,7 @@ from serving.shelf import Shelf
 pytestmark = pytest.mark.server
 TINY = Path(__file__).parents[1] / "serving" / "tiny.py"
 PATIENCE_S = 30.0
+PASSWORD = "hunter2"
 
 
 class Redis:
@@ -40,8 +41,9 @@ class Redis:
 
     def start(self) -> None:
         command = [self.program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        command += ["--requirepass", PASSWORD]
         self.process = subprocess.Popen(command, cwd=self.folder, stdout=subprocess.DEVNULL)
-        self.admin = redis.Redis(port=self.port)
+        self.admin = redis.Redis(port=self.port, password=PASSWORD)
         until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
             try:
@@ -71,7 +73,7 @@ def edges(server: Redis, tmp_path: Path) -> list[Edge]:
     world = load_file(TINY).world()
     release = build(tmp_path / "releases", shelved.cls().fit(world), shelved, "snap1", world, "abc123", key)
     serving = Serving(inline_below_ms=1000, popularity_share=0.0)
-    cache = Cache(redis=f"redis://127.0.0.1:{server.port}/0", timeout_ms=100)
+    cache = Cache(redis=f"redis://:{PASSWORD}@127.0.0.1:{server.port}/0", timeout_ms=100)
     conf, made = Settings(serving=serving, cache=cache, door=Door(anonymous_per_minute=1_000_000)), []
     for number in range(2):
         folder = tmp_path / f"release{number}"
@@ -158,16 +160,16 @@ def _harms(server: Redis) -> dict[str, tuple[Callable[[], Any], Callable[[], Any
         ),
         "full": (lambda: admin.config_set("maxmemory", 1), lambda: admin.config_set("maxmemory", 0)),
         "cut off": (lambda: admin.client_kill_filter(_type="normal", skipme=True), _nothing),
-        "asking for a password": (
-            lambda: (admin.config_set("requirepass", "secret"), admin.client_kill_filter(_type="normal", skipme=True)),
-            lambda: admin.config_set("requirepass", ""),
+        "asking for another password": (
+            lambda: (admin.config_set("requirepass", "other"), admin.client_kill_filter(_type="normal", skipme=True)),
+            lambda: admin.config_set("requirepass", PASSWORD),
         ),
     }
 
 
 @pytest.mark.parametrize(
     "harm",
-    ["flushed", "frozen", "killed", "demoted", "without replicas", "full", "cut off", "asking for a password"],
+    ["flushed", "frozen", "killed", "demoted", "without replicas", "full", "cut off", "asking for another password"],
 )
 def test_whatever_befalls_redis_every_slate_is_served_and_sharing_comes_back(
     server: Redis, edges: list[Edge], harm: str, caplog: pytest.LogCaptureFixture
@@ -175,7 +177,7 @@ def test_whatever_befalls_redis_every_slate_is_served_and_sharing_comes_back(
     done, undone = _harms(server)[harm]
     load = through(edges, done, undone)
     assert {(answer.status_code, answer.headers["x-rung"]) for answer in load.answers} == {(200, "model")}
-    assert "secret" not in caplog.text
+    assert PASSWORD not in caplog.text
 
 
 def test_junk_in_redis_is_passed_over_and_written_anew(server: Redis, edges: list[Edge]) -> None:
