@@ -94,17 +94,17 @@ def free_port() -> int:
 def test_all_of_it_comes_up_mends_itself_and_ends_whole(townhome: Home, up: Callable[..., Up]) -> None:
     first = up(townhome)
     told = first.ready()
-    assert httpx.get(told["registry"] + "/health").status_code == 200
+    assert httpx.get(told["registry"] + "/health", timeout=PATIENCE_S).status_code == 200
     assert told["key"].startswith("gl_local_")
     second = up(townhome)
     assert second.process.wait(PATIENCE_S) == 2
     assert str(first.process.pid) in second.said
     assert told["registry"] in second.said
     within(lambda: first.children()["api"]["state"] == "up", first)  # once the champion's Bento is built
-    assert httpx.get(told["api"] + "/recommend/u1?k=3").status_code == 200
+    assert httpx.get(told["api"] + "/recommend/u1?k=3", timeout=PATIENCE_S).status_code == 200
     seen = {"kind": "rating", "user_id": "42", "movie_id": "m3", "rating": 9, "scale": 10}
     bearer = {"authorization": f"Bearer {told['key']}"}
-    posted = httpx.post(told["api"] + "/v1/events", json=seen, headers=bearer)
+    posted = httpx.post(told["api"] + "/v1/events", json=seen, headers=bearer, timeout=PATIENCE_S)
     assert (posted.status_code, posted.json()["stored"]) == (200, 1), posted.text
     within(lambda: any(townhome.history.glob("events/day=*/*.parquet")), first)
     before = first.children()["archiving"]["pid"]
