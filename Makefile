@@ -7,7 +7,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export BENTOML_DO_NOT_TRACK := true
 
-.PHONY: demo test quick lint services lock audit bench-serving bench-models pictures clean
+.PHONY: demo test quick lint services lock audit bench-serving bench-live bench-models pictures clean
 
 demo: .venv/installed  ## the whole loop, from nothing to a served, explained, gated recommender
 	$(BIN)/greenlight demo $(ARGS)
@@ -34,6 +34,9 @@ audit: .venv/installed  ## known vulnerabilities in what is installed
 
 bench-serving: .venv/installed  ## /recommend beside bare Starlette, native BentoML and mlflow models serve
 	$(BIN)/python -m benchmarks.serving $(ARGS)
+
+bench-live: .venv/installed  ## tails while events pour in, the archive runs and releases are swapped; times to effect
+	$(BIN)/python -m benchmarks.live $(ARGS)
 
 bench-models: .venv/installed  ## quality, speed and size of every model; writes docs/models.md
 	$(BIN)/python -m benchmarks.models $(ARGS)

@@ -411,19 +411,11 @@ def _one_line(value: Any) -> str:
 
 
 def _print_status(home: Home, found: list[Any], force: dict[str, Any]) -> None:
-    from rich.table import Table
+    from pipelines.scoreboard import parts_table
 
-    from pipelines.health import when
-
-    table = Table("part", "state", "what", "next command", box=None, pad_edge=False)
-    colours = {"ok": "green", "empty": "yellow", "broken": "red"}
-    for part in found:
-        since = f" (since {when(part.since_wall_ms)})" if part.since_wall_ms else ""
-        state = f"[{colours[part.state]}]{part.state}[/]"
-        table.add_row(part.name, state, _escaped(part.detail + since), _escaped(part.next))
     out = Console(highlight=False, emoji=False)
     out.print(f"home {home.root}", soft_wrap=True)
-    out.print(table)
+    out.print(parts_table(found))
     for section, values in force.items():
         out.print(f"[dim]{section}[/dim]  {_escaped(_one_line(values))}", soft_wrap=True)
 

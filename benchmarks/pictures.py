@@ -4,16 +4,17 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.browser import chromium
+from benchmarks.running import up
 from conf.home import Home
-from conf.settings import load
 from mlflow_server.accounts import accounts
-from pipelines.scoreboard import show
-from pipelines.serve import serve_registry
+from pipelines.scoreboard import parts_table, show
+from pipelines.status import parts
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -21,24 +22,27 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 def main(home: Home) -> None:
     board, lead = json.loads((home.root / "demo.json").read_text()), accounts(home).lead
     with tempfile.TemporaryDirectory() as scratch, chromium() as browser:
-        page = Path(scratch) / "scoreboard.html"
-        page.write_text(_page(board))
+        page = Path(scratch) / "page.html"
+        page.write_text(_page(lambda console: show(board | {"home": ".greenlight/demo"}, console)))
         browser.open(page.as_uri())
         browser.picture(DOCS / "scoreboard.png", 1200, 500)
         browser.log_in(lead.name, lead.password)
-        with serve_registry(home, load(), port=0) as registry:
-            model = f"{registry.url}/#/models/recommender"
+        with up(home) as ready:
+            model = f"{ready['registry']}/#/models/recommender"
+            browser.open(f"{model}/versions/{board['champion']['version']}", "Live as champion since")
+            browser.picture(DOCS / "version.png", 1900, 900)
             browser.open(model, "is champion")
             browser.picture(DOCS / "registry.png", 1900, 1000)
-            browser.open(f"{model}/versions/{board['champion']['version']}", "Source Run")
-            browser.picture(DOCS / "version.png", 1900, 900)
+            page.write_text(_page(lambda console: console.print(parts_table(parts(home)))))
+        browser.open(page.as_uri())
+        browser.picture(DOCS / "status.png", 1200, 620)
     plots = sorted(home.artifacts.rglob("*.png"), key=lambda file: file.stat().st_mtime)
     shutil.copyfile(plots[-1], DOCS / "candidates.png")
 
 
-def _page(board: dict) -> str:
+def _page(draw: Callable[[Console], None]) -> str:
     console = Console(record=True, width=118, file=open("/dev/null", "w"))  # noqa: SIM115 - lives as long as the process
-    show(board | {"home": ".greenlight/demo"}, console)
+    draw(console)
     return console.export_html(inline_styles=True)
 
 

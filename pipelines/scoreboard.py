@@ -1,10 +1,13 @@
-"""The scoreboard that ends a demo: what happened, step by step, and the command that explains the first slate."""
+"""What people see on the terminal as tables: the scoreboard that ends a demo, and the parts of `greenlight status`."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from pipelines.health import Part, when
 
 
 def show(board: dict[str, Any], console: Console) -> None:
@@ -22,3 +25,14 @@ def show(board: dict[str, Any], console: Console) -> None:
     if board["request_id"]:
         why = f"GREENLIGHT_HOME={board['home']} greenlight why {board['request_id']}"
         console.print(f"why?  {why}", markup=False, soft_wrap=True)
+
+
+def parts_table(found: Iterable[Part]) -> Table:
+    """What `greenlight status` says of each part."""
+    table = Table("part", "state", "what", "next command", box=None, pad_edge=False)
+    colours = {"ok": "green", "empty": "yellow", "broken": "red"}
+    for part in found:
+        since = f" (since {when(part.since_wall_ms)})" if part.since_wall_ms else ""
+        state = f"[{colours[part.state]}]{part.state}[/]"
+        table.add_row(part.name, state, escape(part.detail + since), escape(part.next))
+    return table

@@ -4,12 +4,10 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +15,7 @@ import httpx
 import pytest
 
 from benchmarks.browser import chromium
+from benchmarks.running import ROOT, up
 from conf.home import Home
 from mlflow_server.accounts import accounts
 from mlflow_server.in_charge import in_charge
@@ -24,7 +23,6 @@ from mlflow_server.ledger import Decision, Ledger
 from serving.report import reports
 from tests.e2e.test_lead import set_alias
 
-ROOT = Path(__file__).parents[2]
 SECTION = re.search(r"## The first ten minutes\n(.*?)\n### ", (ROOT / "README.md").read_text(), re.DOTALL)
 COMMANDS = re.findall(r"^    (\S(?:.*\\\n)*.*)$", SECTION[1] if SECTION else "", re.MULTILINE)
 PATIENCE_S = 120.0
@@ -53,23 +51,6 @@ def eventually(what: Callable[[], Any]) -> Any:
     return found
 
 
-@contextmanager
-def up(home: Path) -> Iterator[Running]:
-    """`greenlight up --json`, until Ctrl-C."""
-    environment = {"GREENLIGHT_HOME": str(home), "GREENLIGHT_SERVING__PORT": "0", "GREENLIGHT_REGISTRY__PORT": "0"}
-    command = [sys.executable, "-m", "greenlight", "up", "--json"]
-    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE) as process:
-        assert process.stdout
-        try:
-            ready = json.loads(process.stdout.readline())
-            key = {"Authorization": f"Bearer {ready['key']}"}
-            with httpx.Client(base_url=ready["api"], headers=key, trust_env=False, timeout=30) as api:
-                yield Running(Home(home), ready, api)
-        finally:
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0
-
-
 @pytest.fixture(scope="module")
 def home(told: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("minutes") / "home"
@@ -79,8 +60,10 @@ def home(told: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def running(home: Path) -> Iterator[Running]:
-    with up(home) as found:
-        yield found
+    with up(Home(home)) as ready:
+        key = {"Authorization": f"Bearer {ready['key']}"}
+        with httpx.Client(base_url=ready["api"], headers=key, trust_env=False, timeout=PATIENCE_S) as api:
+            yield Running(Home(home), ready, api)
 
 
 def bash(home: Path, command: str, **more: str) -> subprocess.CompletedProcess[str]:
