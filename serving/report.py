@@ -14,7 +14,7 @@ from events.clock import wall_ms
 log = logging.getLogger("greenlight.serving")
 
 BEAT_S = 1.0  # a worker says that it lives at least this often
-SILENT_MS = 10_000  # a report older than this is of a worker that hangs, or of another process with its number
+SILENT_MS = 30_000  # an older report is of a worker that hangs, or of another process with its number; disks may stall
 
 
 class _Part(BaseModel):
