@@ -9,6 +9,7 @@ committed it reads again.
 """
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -200,17 +201,27 @@ class LocalLog:
 
     def _prepare(self, busy_timeout_ms: int) -> None:
         self._db.set_busy_timeout(busy_timeout_ms)
-        self._db.transaction_mode = "IMMEDIATE"
-        self._db.pragma("journal_mode", "wal")
+        self._to_wal(time.monotonic() + busy_timeout_ms / 1000)
         self._db.pragma("synchronous", "FULL")
         found = self._db.pragma("user_version")
         if found not in (0, FORMAT):
             raise LogError(f"{self.path} has log format {found}; this version of Greenlight reads format {FORMAT}")
         if found == 0:  # new, or left by a process that was killed while it made the file
-            with self._db:
+            with self._written():
                 self._db.execute(SCHEMA)
                 self._db.pragma("user_version", FORMAT)
             sync(self.path.parent)
+
+    def _to_wal(self, until: float) -> None:
+        """SQLite itself does not wait for another who makes the file at the same moment."""
+        while True:
+            try:
+                self._db.pragma("journal_mode", "wal")
+                return
+            except apsw.BusyError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
 
     def _store(self, runs: list[tuple[str, list[AnyEvent]]]) -> dict[str, Appended]:
         with self._transaction("storing events"):
@@ -243,8 +254,21 @@ class LocalLog:
 
     @contextmanager
     def _transaction(self, doing: str) -> Iterator[None]:
-        with self._lock, self._plain_errors(doing), self._db:
+        with self._lock, self._plain_errors(doing), self._written():
             yield
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """One transaction. Not apsw's own `with`, which keeps the interpreter while it waits for another's lock: where
+        that other is a thread of this process, it could then never let go of it."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
 
     @contextmanager
     def _plain_errors(self, doing: str) -> Iterator[None]:

@@ -190,3 +190,25 @@ def test_an_empty_file_left_by_a_kill_becomes_a_log(tmp_path: Path) -> None:
     path.touch()
     with LocalLog(path) as log:
         assert log.count(EVENTS) == 0
+
+
+def test_a_thread_that_waits_for_anothers_lock_does_not_stop_the_other(tmp_path: Path) -> None:
+    """Else a worker whose journal and intake write at once would stand still until the wait is over."""
+    path, raised = tmp_path / "log.db", []
+    with LocalLog(path, busy_timeout_ms=5_000) as log:
+        outside = apsw.Connection(str(path))
+        outside.execute("BEGIN IMMEDIATE")
+
+        def write() -> None:
+            try:
+                log.append(EVENTS, [view(1)])
+            except LogError as why:
+                raised.append(why)
+
+        waiting = threading.Thread(target=write)
+        waiting.start()
+        waiting.join(0.3)
+        outside.execute("ROLLBACK")
+        waiting.join()
+        assert not raised
+        assert log.count(EVENTS) == 1
