@@ -35,7 +35,7 @@ def main(home: Home) -> None:
             browser.picture(DOCS / "registry.png", 1900, 1000)
             page.write_text(_page(lambda console: console.print(parts_table(parts(home)))))
         browser.open(page.as_uri())
-        browser.picture(DOCS / "status.png", 1200, 620)
+        browser.picture(DOCS / "status.png", 1200, 410)
     plots = sorted(home.artifacts.rglob("*.png"), key=lambda file: file.stat().st_mtime)
     shutil.copyfile(plots[-1], DOCS / "candidates.png")
 
