@@ -154,10 +154,6 @@ class Registry:
     def describe_run(self, run: str, words: str) -> None:
         self.client.set_tag(run, "mlflow.note.content", words)
 
-    def tag_run(self, run: str, tags: Mapping[str, str]) -> None:
-        for key, value in tags.items():
-            self.client.set_tag(run, key, value[:LIMIT])
-
     def finish(self, run: str, failed: str = "") -> None:
         """End a run; `failed` is the reason in one line, and marks it so."""
         if failed:

@@ -12,13 +12,11 @@ The same history gives the same files and so the same id. Users and movies stand
 named them, so a later snapshot only adds rows at the end.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,7 @@ from events.archive import archive, read_topic, write_parquet
 from events.disk import sync
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS
 from events.log import LocalLog, LogError
-from events.store import StoreError, history_store
+from events.store import StoreError, history_store, locked
 from models.interactions import Catalogue, Interactions, Unrated
 from pipelines.statistics import statistics_of
 
@@ -72,7 +70,7 @@ def cut(home: Home, settings: Settings, progress: Callable[[int], None] | None =
         events = read_topic(store, EVENTS, EVENT_COLUMNS)
         movies = read_topic(store, CATALOGUE)
         unreadable = len(read_topic(store, DEAD_LETTER, ["offset"]))
-        with _alone(home.snapshots):
+        with locked(home.snapshots):
             tables = _tables(events, movies, settings.snapshot)
             counted = {"events": len(events) + len(movies), "unreadable": unreadable}
             statistics = statistics_of(*tables[:3], **counted, offset=_offset(events, reached))
@@ -298,11 +296,3 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
         json.dump(value, file, indent=1, sort_keys=True, allow_nan=False)
         file.flush()
         os.fsync(file.fileno())
-
-
-@contextmanager
-def _alone(snapshots: Path) -> Iterator[None]:
-    snapshots.mkdir(parents=True, exist_ok=True)
-    with (snapshots / ".lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
