@@ -2,15 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from mlflow_server.registry import ranged, signed
 from models.ranking import Interval
 from pipelines.attempt import METRIC, Attempt, Work
 from pipelines.evaluate import SLICES
-
-if TYPE_CHECKING:
-    from pipelines.train import Trained
+from pipelines.trained import Trained
 
 
 def metrics(work: Work, made: Attempt) -> dict[str, float | Interval]:
@@ -58,7 +55,7 @@ def measured(made: Attempt) -> dict[str, float]:
     return {k: getattr(probe, k) for k in ("median_ms", "popularity_ms", "memory_mb")} if probe else {}
 
 
-def tags(one: "Trained") -> dict[str, str]:
+def tags(one: Trained) -> dict[str, str]:
     first = one.refused[1].split("; ")[0] if one.refused else ""
     verdict = f"refused by {one.refused[0]}: {first}" if one.refused else one.state
     gates = {f"gate.{gate}": decision.verdict for gate, decision in one.decisions.items()}
@@ -71,7 +68,7 @@ def tags(one: "Trained") -> dict[str, str]:
     }
 
 
-def words(one: "Trained", rule: str) -> str:
+def words(one: Trained, rule: str) -> str:
     """One candidate in words, for its run and its version; `rule` put the champion in charge."""
     name = f"version {one.version} ({one.name})" if one.version else one.name
     if one.failed:
@@ -87,9 +84,7 @@ def words(one: "Trained", rule: str) -> str:
     return f"{name}: {quality}{ahead}. {ends[one.state]}"
 
 
-def sentence(
-    winner: "Trained | None", alias: str, rule: str, incumbent: int | None, trained: "Sequence[Trained]"
-) -> str:
+def sentence(winner: Trained | None, alias: str, rule: str, incumbent: int | None, trained: Sequence[Trained]) -> str:
     """The one sentence that names the version to promote, or who is in charge, and why."""
     if winner and alias == "champion":
         return f"Version {winner.version} ({winner.name}) is champion. {_capital(rule)}."
