@@ -204,6 +204,20 @@ class Storage(Section):
     attempts: Annotated[int, Field(ge=1)] = 5  # of one request, with growing pauses, before it counts as failed
 
 
+class Drift(Section):
+    """Has the audience moved?"""
+
+    window_days: Annotated[int, Field(ge=1)] = 7  # whole weeks: a weekend compared with a weekday always differs
+    level: Annotated[float, Field(gt=0, le=0.2)] = 0.01  # of a false alarm in any column of one run
+    deals: Annotated[int, Field(ge=0, le=100_000)] = 2000  # permutations; never fewer than 3 x columns / level
+    least_change: Share = 0.05  # of a column's shares; what is smaller is no movement, however certain
+    min_viewers: Annotated[int, Field(ge=2)] = 50  # sampled, in each window
+    max_rows: Annotated[int, Field(ge=100)] = 100_000  # viewer and movie, both windows: Evidently is slow beyond it
+    viewer_rows: Annotated[int, Field(ge=1)] = 20  # that one viewer counts for in a column
+    max_missing_share: Share = 0.5  # of rows without a value, where the reference had them
+    runs_apart_hours: Annotated[float, Field(ge=0)] = 24  # runs closer together count as one, the newer
+
+
 class Retention(Section):
     """What `greenlight prune` leaves. What is live, aliased, `previous` or in an experiment always stays."""
 
@@ -248,6 +262,7 @@ class Settings(Section):
     cache: Cache = Cache()
     registry: Registry = Registry()
     storage: Storage = Storage()
+    drift: Drift = Drift()
     retention: Retention = Retention()
     schedule: Schedule = Schedule()
     workers: Workers = Workers()

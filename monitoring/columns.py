@@ -1,0 +1,126 @@
+"""What the audience is asked about: the columns of the drift report, from what viewers chose in a window of traffic.
+
+One row is a viewer and a movie: however many minutes were watched of it, it was chosen once. In a column a viewer
+counts for at most `cap` rows, so that a bot with a tenth of the traffic is one odd viewer and not a movement.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from monitoring.drift import Column
+
+HOUR_MS = 3_600_000
+RATINGS = tuple(f"{n}/10" for n in range(1, 11))  # of the scale's maximum, rounded up
+MINUTES = (1, 6, 16, 31, 61, 91, 121)  # the first minute count of each bin
+WATCHED = ("1-5 min", "6-15 min", "16-30 min", "31-60 min", "61-90 min", "91-120 min", "over 2 h")
+HOURS = tuple(f"{h:02}-{h + 3:02} h UTC" for h in range(0, 24, 3))
+MOVIES = (1, 2, 3, 5, 9, 17, 33)
+ACTIVE = ("1 movie", "2 movies", "3-4 movies", "5-8 movies", "9-16 movies", "17-32 movies", "33 movies or more")
+DECILES = ("most popular tenth", *(f"{n}th tenth" for n in range(2, 10)), "last tenth and new")
+CHOSEN = "what viewers chose"
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """The sampled traffic of one window: n rows, each a viewer and a movie that the viewer chose.
+
+    viewers: (viewers,) str ids; users: (n,) codes into them; times: (n,) ms of the first act; ratings: (n,) newest
+    strength, 0 to 1, NaN where not rated; minutes: (n,) distinct watched minutes, NaN where none was; genres:
+    (n, genres) bool; popularity: (n,) share of the plays before the window that went to more popular movies (0: the
+    most popular one, 1: unseen until then), NaN where there were none.
+    """
+
+    viewers: np.ndarray
+    users: np.ndarray
+    times: np.ndarray
+    ratings: np.ndarray
+    minutes: np.ndarray
+    genres: np.ndarray
+    popularity: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+
+def columns(reference: Window, current: Window, genre_names: Sequence[str], cap: int) -> tuple[Column, ...]:
+    """The six declared columns of two windows. genre_names: of the columns of their `genres`."""
+    used = np.logical_or(reference.genres.any(axis=0), current.genres.any(axis=0))
+    genres = tuple(name for name, kept in zip(genre_names, used.tolist(), strict=True) if kept)
+
+    def column(name: str, bins: tuple[str, ...], what: str, count: Count, ordered: bool = False) -> Column:
+        before, after = (_capped(count(window), cap) for window in (reference, current))
+        return Column(name, bins, before, after, what, ordered)
+
+    genre = column("genre", genres, CHOSEN, lambda window: _genres(window, used))
+    return (
+        column("rating", RATINGS, "ratings", _ratings, ordered=True),
+        replace(genre, missing=(_without_genre(reference), _without_genre(current))),
+        column("watch time", WATCHED, "what was watched", _watched, ordered=True),
+        column("activity", ACTIVE, "viewers", _movies_each, ordered=True),
+        column("hour", HOURS, CHOSEN, _hours),
+        column("popularity", DECILES, CHOSEN, _popularity, ordered=True),
+    )
+
+
+Count = Callable[[Window], np.ndarray]  # (viewers, bins) of a window
+
+
+def _ratings(window: Window) -> np.ndarray:
+    return _counts(window, _tenths(window.ratings), len(RATINGS))
+
+
+def _genres(window: Window, used: np.ndarray) -> np.ndarray:
+    """A movie of several genres counts for each in equal parts, one without any for none."""
+    flags = window.genres[:, used].astype(np.float32)
+    parts = flags / np.maximum(1.0, flags.sum(axis=1, keepdims=True))
+    spread = np.zeros((len(window.viewers), parts.shape[1]), np.float32)
+    np.add.at(spread, window.users, parts)
+    return spread
+
+
+def _without_genre(window: Window) -> float:
+    return 1.0 - float(window.genres.any(axis=1).mean()) if len(window) else 1.0
+
+
+def _watched(window: Window) -> np.ndarray:
+    return _counts(window, _bins(window.minutes, MINUTES), len(WATCHED))
+
+
+def _movies_each(window: Window) -> np.ndarray:
+    """How many movies each viewer chose: a viewer counts once."""
+    chosen = np.bincount(window.users, minlength=len(window.viewers)).astype(float)
+    return np.eye(len(ACTIVE), dtype=np.float32)[_bins(chosen, MOVIES)]
+
+
+def _hours(window: Window) -> np.ndarray:
+    return _counts(window, window.times // HOUR_MS % 24 // 3, len(HOURS))
+
+
+def _popularity(window: Window) -> np.ndarray:
+    return _counts(window, _tenths(window.popularity), len(DECILES))
+
+
+def _bins(values: np.ndarray, firsts: Sequence[float]) -> np.ndarray:
+    """(n,) number of the bin that begins at or below each value; -1 where it is no number or below the first."""
+    known = np.isfinite(values)
+    return np.where(known, np.searchsorted(firsts, np.where(known, values, 0.0), side="right") - 1, -1)
+
+
+def _tenths(values: np.ndarray) -> np.ndarray:
+    """(n,) tenths of 0 to 1: 0 is up to 0.1, 9 is above 0.9; -1 where the value is none."""
+    known = np.isfinite(values) & (values >= 0) & (values <= 1)
+    return np.where(known, np.maximum(0, np.ceil(np.where(known, values, 0.0) * 10 - 1e-4) - 1), -1).astype(int)
+
+
+def _counts(window: Window, bins: np.ndarray, width: int) -> np.ndarray:
+    """(viewers, width) rows of each viewer in each bin."""
+    known = bins >= 0
+    cells = window.users[known].astype(np.int64) * width + bins[known]
+    return np.bincount(cells, minlength=len(window.viewers) * width).reshape(-1, width).astype(np.float32)
+
+
+def _capped(counts: np.ndarray, cap: int) -> np.ndarray:
+    """Counts of which no viewer has more than `cap`, in the same proportions."""
+    return counts * np.minimum(1.0, cap / np.maximum(counts.sum(axis=1, keepdims=True), 1e-9)).astype(np.float32)
