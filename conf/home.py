@@ -109,8 +109,13 @@ class Home:
 
     @property
     def jobs(self) -> Path:
-        """When each job of the schedule ran last, and how it ended."""
+        """When each job of the schedule ran last, how it ended and when it is due; when the scheduler lived last."""
         return self.root / "jobs.json"
+
+    @property
+    def overdue(self) -> Path:
+        """Which overdue jobs were told by mail."""
+        return self.root / "overdue.json"
 
     @property
     def archiving(self) -> Path:

@@ -229,10 +229,21 @@ class Retention(Section):
 
 
 class Schedule(Section):
-    """When jobs run: five cron fields in `zone`; empty: never."""
+    """The jobs that run by the clock: when (five cron fields in `zone`; empty: never), and for how many minutes of wall
+    time at most. Prune goes by the wall; all others by the home's clock."""
 
     zone: str = "UTC"
+    late_minutes: Positive = 10  # a job that is due for so long, and does not run, is told by mail
+    experiment: str = "40 * * * *"  # one look at the running experiment
+    experiment_minutes: Positive = 15
+    precompute: str = "15 3 * * *"
+    precompute_minutes: Positive = 60
     prune: str = "30 4 * * *"
+    prune_minutes: Positive = 60
+    drift: str = "0 5 * * *"  # the report, mailed
+    drift_minutes: Positive = 30
+    retrain: str = "30 5 * * *"  # asked every day; `retrain` says when it is due
+    retrain_minutes: Positive = 240
 
     @field_validator("zone")
     @classmethod

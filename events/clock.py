@@ -1,6 +1,7 @@
 """The clock of a home for decisions: windows, ages, half-lives, validity. Deadlines always go by wall time."""
 
 import time
+from datetime import UTC, datetime
 
 from conf.home import Home
 from conf.settings import Settings
@@ -10,6 +11,11 @@ from events.log import LocalLog
 def wall_ms() -> int:
     """Wall time in ms since 1970."""
     return time.time_ns() // 1_000_000
+
+
+def when(ms: int) -> str:
+    """A moment, for people: UTC, to the second."""
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def now_ms(home: Home, settings: Settings) -> int:

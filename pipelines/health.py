@@ -5,22 +5,20 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Literal
 
 from conf.home import Home
-from events.clock import wall_ms
+from events.clock import wall_ms, when
 from events.event import EVENTS
 from events.log import LocalLog
 from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Ledger
 from pipelines.loop import read_json
+from pipelines.overdue import late
 from pipelines.up import running
 from serving.report import WorkerReport, reports
 
 SILENT_MS = 120_000  # an archive that was not brought up to date for so long, while its loop should run
-LATE_MS = 600_000  # a job that is due for so long
-LONG_MS = 6 * 3_600_000  # a job that runs for so long
 SCARCE = 1 << 30  # bytes free: below it the disk counts as full soon
 
 State = Literal["ok", "empty", "broken"]
@@ -127,35 +125,26 @@ def aliases(home: Home) -> Iterator[Part]:
 
 
 def jobs(home: Home) -> Iterator[Part]:
-    """Whether what runs by the clock has run, and well. Judged here, by the clock, not by the scheduler itself."""
-    now = wall_ms()
-    for name, row in (read_json(home.jobs) or {}).items():
-        due, ended = row.get("next_wall_ms"), row.get("ended_wall_ms")
+    """Whether what runs by a clock has run, and well. Judged here, not by the scheduler itself."""
+    overdue, wanted = {job.name: job for job in late(home)}, running(home) or home.up.exists()
+    for name, row in ((read_json(home.jobs) or {}).get("jobs") or {}).items():
+        ended, due, status = row.get("ended_wall_ms"), row["next_ms"], row.get("status", 0)
         last = f"last ended {when(ended)}: {row['said'][:200]}" if ended else "has not run yet"
-        if row.get("running") and now - row["began_wall_ms"] > LONG_MS:
-            what = f"runs since {when(row['began_wall_ms'])}"
-            yield Part(name, "broken", what, f"tail {home.logs / 'schedule.log'}", row["began_wall_ms"])
-        elif due and now - due > LATE_MS and not row.get("running"):
-            late = running(home) or home.up.exists()
-            what = f"was due {when(due)} and has not run"
-            yield Part(
-                name, "broken" if late else "empty", what, "greenlight up" if not late else f"greenlight {name}", due
-            )
-        elif row.get("status"):
-            yield Part(name, "broken", f"status {row['status']}; {last}", f"greenlight {name}", ended)
+        if job := overdue.get(name):
+            state: State = "broken" if wanted else "empty"
+            yield Part(f"{name} job", state, job.what, job.next if wanted else "greenlight up", job.since_wall_ms)
+        elif status > 1:
+            helps = f"{row['command']}; all it said: {home.logs / f'job-{name}.log'}"
+            yield Part(f"{name} job", "broken", f"status {status}; {last}", helps, ended)
         else:
-            yield Part(name, "ok", f"{last}; next {when(due)}" if due else last)
+            words = f"{'refused; ' if status else ''}{'runs now; ' if row['running'] else ''}{last}"
+            yield Part(f"{name} job", "ok", f"{words}; next {when(due)}" if due else words)
 
 
 def disk(home: Home) -> Iterator[Part]:
     free = shutil.disk_usage(home.root).free
     state: State = "broken" if free < SCARCE else "ok"
     yield Part("disk", state, f"{free / 1e9:,.1f} GB free", "greenlight prune" if state == "broken" else "")
-
-
-def when(ms: int) -> str:
-    """A moment, for people: UTC, to the second."""
-    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _troubles(found: list[WorkerReport]) -> Iterator[tuple[str, str, int | None]]:

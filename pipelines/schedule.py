@@ -1,162 +1,184 @@
-"""The jobs that run by the clock on the wall: `python -m pipelines.schedule`. `greenlight up` runs it.
+"""The jobs that run by a clock: `python -m pipelines.schedule`. `greenlight up` runs it.
 
-Times are five cron fields in the settings, in wall time also where the home decides by its event clock: disks fill by
-the wall. Each job is a verb of the command line in a process of its own, one at a time. `jobs.json` in the home keeps
-when it ran and how it ended; times that were missed while nothing ran count as one, which runs at the start.
+Times are five cron fields in the settings (`schedule`). Prune goes by the wall, since disks fill by the wall; what
+decides or serves goes by the home's clock: on a home with the clock `event` a week of jobs passes while a week of
+events is read.
+
+- Each job runs once for its time, however its clock jumps. Times that passed while nothing ran, or while another job
+  did, count as one. A clock that is set back lets nothing run again, unless it was more than a day ahead.
+- Each is a verb of the command line in a process of its own; what it says is kept whole in `logs/job-<name>.log` and
+  its end in `jobs.json`. One at a time, since a training alone fills the machine: of those that are due the one that
+  ended longest ago begins, and each has a limit, so that none waits for ever.
+- `jobs.json` also says when the scheduler lived last. Whoever else looks (`pipelines/overdue.py`) can tell by it that a
+  job is overdue, even when the scheduler is what died.
 """
 
 import logging
-import subprocess
+import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
-from zoneinfo import ZoneInfo
-
-from apscheduler.triggers.cron import CronTrigger
+from typing import Any, Literal
 
 from conf.errors import PlainError
 from conf.home import Home
-from conf.settings import Schedule, load
-from events.clock import wall_ms
+from conf.settings import Schedule, Settings, load
+from events.clock import now_ms, wall_ms
+from pipelines import limited
+from pipelines.cron import Times, times
+from pipelines.limited import Ended
 from pipelines.loop import asked_to_end, read_json, speak, write_json
 
 log = logging.getLogger("greenlight.schedule")
 
-LOOK_S = 20.0  # the longest sleep: a clock that was set is noticed within it
-SAID = 500  # characters of what a job said that are kept
-DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")  # cron's numbers
+LOOK_S = 20.0  # the longest sleep: a wall clock that was set is noticed within it
+EVENT_LOOK_S = 1.0  # an event clock runs as fast as events come
+BEAT_MS = 5_000  # how often the scheduler says that it lives
+DAY_MS = 86_400_000
+KEPT = ("since_ms", "began_wall_ms", "ended_wall_ms", "status", "said")  # of an earlier life's rows
 
-
-class ScheduleError(PlainError):
-    """The settings name a time that is none."""
+VERBS: dict[str, tuple[str, ...]] = {  # each job's words, as after `greenlight`; `schedule.<name>` is its time
+    "prune": ("prune",),
+}
+BY_THE_WALL = ("prune",)
 
 
 @dataclass(frozen=True)
 class Job:
-    """name: in `jobs.json`; words: the verb, as after `greenlight`."""
+    """name: in `jobs.json`; words: the verb; clock: by which its time comes; minutes: of wall time that it may take."""
 
     name: str
     words: tuple[str, ...]
-    trigger: CronTrigger
+    times: Times
+    clock: Literal["wall", "event"]
+    minutes: float
+
+    @property
+    def command(self) -> str:
+        return " ".join(("greenlight", *self.words))
 
 
-def jobs(settings: Schedule) -> list[Job]:
-    """The jobs that have a time. ScheduleError where it is none."""
-    return [
-        Job(name, words, trigger_of(text, settings.zone, f"schedule.{name}"))
-        for name, text, words in (("prune", settings.prune, ("prune", "--json")),)
-        if text.strip()
-    ]
-
-
-def trigger_of(text: str, zone: str, setting: str = "schedule") -> CronTrigger:
-    """Five cron fields, with cron's days of the week: 0 and 7 are Sunday (APScheduler's own reading has 0 Monday)."""
-    fields = text.split()
-    try:
-        if len(fields) != 5:
-            raise ValueError(f"it has {len(fields)} fields")
-        minute, hour, day, month, weekday = fields
-        return CronTrigger(
-            minute=minute, hour=hour, day=day, month=month, day_of_week=_weekday(weekday), timezone=ZoneInfo(zone)
-        )
-    except ValueError as why:
-        raise ScheduleError(
-            f"setting {setting} = {text!r} is no time ({why}): give minute, hour, day, month and day of the week, "
-            'such as "30 4 * * *", or nothing'
-        ) from None
-
-
-def due(job: Job, since_wall_ms: int) -> int | None:
-    """When, after that moment, the job is due next: wall time in ms; None for never."""
-    after = datetime.fromtimestamp((since_wall_ms + 1) / 1000, UTC)
-    found = job.trigger.get_next_fire_time(None, after)
-    return None if found is None else round(found.timestamp() * 1000)
+def jobs(schedule: Schedule, clock: Literal["wall", "event"]) -> list[Job]:
+    """The jobs that have a time; clock: the home's. ScheduleError where a time is none."""
+    found = []
+    for name, words in VERBS.items():
+        if (text := getattr(schedule, name)).strip():
+            when, minutes = times(text, schedule.zone, f"schedule.{name}"), getattr(schedule, f"{name}_minutes")
+            found.append(Job(name, words, when, "wall" if name in BY_THE_WALL else clock, minutes))
+    return found
 
 
 class Scheduler:
-    """Runs what is due, one job at a time. run_job: runs the words of a job; exit status and what it said."""
+    """Runs what is due, one job at a time.
 
-    def __init__(self, home: Home, wanted: Sequence[Job], run_job: Callable[[Job], tuple[int, str]]) -> None:
-        self.home, self.jobs, self._run_job = home, list(wanted), run_job
-        known = read_json(home.jobs) or {}
-        now = wall_ms()
-        self.table: dict[str, dict[str, Any]] = {
-            job.name: {"since_wall_ms": now, **(known.get(job.name) or {})} for job in self.jobs
-        }
+    run_job: runs a job's verb, and calls what it is given now and then while it waits; None where it was broken off.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        wanted: Sequence[Job],
+        run_job: Callable[[Job, Callable[[], None]], Ended | None],
+        late_minutes: float = 10,
+    ) -> None:
+        self.home, self.jobs, self._run_job, self._late_minutes = home, list(wanted), run_job, late_minutes
+        self._written: tuple[int, Any] = (0, None)
+        known = (read_json(home.jobs) or {}).get("jobs") or {}
+        self.table: dict[str, dict[str, Any]] = {job.name: _row(job, known.get(job.name)) for job in self.jobs}
+
+    def step(self, wall: int, home_now: int) -> float:
+        """Run one job that is due. wall, home_now: what the clocks show, in ms; how many seconds to sleep then."""
+        now = {job.name: wall if job.clock == "wall" else home_now for job in self.jobs}
         for job in self.jobs:
-            self._plan(job)
-        self._write()
+            _plan(job, self.table[job.name], now[job.name])
+        self.beat()
+        if waiting := [job for job in self.jobs if _is_due(self.table[job.name], now[job.name])]:
+            self._run(min(waiting, key=lambda job: self.table[job.name].get("ended_wall_ms") or 0), now)
+            return 0.0
+        times = [self.table[j.name]["next_ms"] for j in self.jobs if j.clock == "wall"]
+        soonest = min((t for t in times if t is not None), default=wall + 1000 * LOOK_S)
+        look_s = EVENT_LOOK_S if any(job.clock == "event" for job in self.jobs) else LOOK_S
+        return min(look_s, max(0.0, (soonest - wall) / 1000))
 
-    def step(self, now_ms: int) -> float:
-        """Run what is due at a moment of the wall clock; how many seconds to sleep then."""
-        for job in self.jobs:
-            row = self.table[job.name]
-            if row["since_wall_ms"] > now_ms + 86_400_000:  # the clock was a day ahead when that was noted
-                row["since_wall_ms"] = now_ms
-                self._plan(job)
-            if row["next_wall_ms"] is not None and row["next_wall_ms"] <= now_ms:
-                self._run(job, row)
-        times = [row["next_wall_ms"] for row in self.table.values() if row["next_wall_ms"] is not None]
-        return min(LOOK_S, max(0.0, (min(times) - wall_ms()) / 1000)) if times else LOOK_S
-
-    def _run(self, job: Job, row: dict[str, Any]) -> None:
-        begun = wall_ms()
-        row |= {"running": True, "began_wall_ms": begun}
-        self._write()
-        status, said = self._run_job(job)
-        ended = {"status": status, "said": said[-SAID:], "ended_wall_ms": wall_ms(), "running": False}
-        row |= {**ended, "since_wall_ms": max(begun, row["next_wall_ms"] or 0)}
-        log.info("%s ended with status %d: %s", job.name, status, row["said"])
-        self._plan(job)
-        self._write()
-
-    def _plan(self, job: Job) -> None:
-        row = self.table[job.name]
-        row |= {"next_wall_ms": due(job, row["since_wall_ms"]), "running": False}
-
-    def _write(self) -> None:
+    def beat(self) -> None:
+        """Say in `jobs.json` how it stands: where something changed, and now and then. A full disk stops nobody."""
+        told = {name: dict(row) for name, row in self.table.items()}
+        wall = wall_ms()
+        if told == self._written[1] and abs(wall - self._written[0]) < BEAT_MS:
+            return
+        self._written = (wall, told)
+        head = {"pid": os.getpid(), "beat_wall_ms": wall, "late_minutes": self._late_minutes}
         try:
-            write_json(self.home.jobs, self.table)
+            write_json(self.home.jobs, head | {"jobs": told})
         except OSError as why:
             log.warning("%s cannot be written: %s", self.home.jobs, why.strerror or why)
 
+    def _run(self, job: Job, now: dict[str, int]) -> None:
+        row = self.table[job.name]
+        row |= {"running": True, "began_wall_ms": wall_ms()}
+        self.beat()
+        ended = self._run_job(job, self.beat)
+        if ended is None:  # the scheduler ends: the job is due still, when it comes back
+            row["running"] = False
+            return self.beat()
+        row |= {"status": ended.status, "said": ended.said, "ended_wall_ms": wall_ms(), "running": False}
+        row["since_ms"] = max(now[job.name], row["next_ms"])
+        log.info("%s ended with status %d: %s", job.name, ended.status, ended.said)
+        _plan(job, row, now[job.name])
+        return self.beat()
 
-def run_verb(home: Home, end: threading.Event) -> Callable[[Job], tuple[int, str]]:
-    """Runs a job's verb; where the end is asked for meanwhile, the verb is asked, too."""
 
-    def run(job: Job) -> tuple[int, str]:
+def _row(job: Job, known: dict[str, Any] | None) -> dict[str, Any]:
+    """A job's line in `jobs.json`. since_ms, next_ms: by the job's own clock; next_ms: None for never."""
+    earlier = known if isinstance(known, dict) and known.get("clock") == job.clock else {}
+    fixed = {"command": job.command, "clock": job.clock, "minutes": job.minutes}
+    return fixed | {"next_ms": None, "running": False} | {name: earlier[name] for name in KEPT if name in earlier}
+
+
+def _plan(job: Job, row: dict[str, Any], now: int) -> None:
+    """When it is due next. Counted from the first moment that its clock shows: an event clock shows 0 before any."""
+    if now and (row.get("since_ms") is None or row["since_ms"] > now + DAY_MS):
+        row["since_ms"] = now
+    row["next_ms"] = None if row.get("since_ms") is None else job.times.after(row["since_ms"])
+
+
+def _is_due(row: dict[str, Any], now: int) -> bool:
+    return row["next_ms"] is not None and row["next_ms"] <= now
+
+
+def run_verb(home: Home, end: threading.Event) -> Callable[[Job, Callable[[], None]], Ended | None]:
+    """Runs a job's verb within its limit; where the end is asked for meanwhile, the verb is asked, too."""
+
+    def run(job: Job, beat: Callable[[], None]) -> Ended | None:
+        def tick() -> bool:
+            beat()
+            return not end.is_set()
+
+        home.logs.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "greenlight", *job.words]
-        output, both = subprocess.PIPE, subprocess.STDOUT
-        with subprocess.Popen(
-            command, env=home.environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=both, text=True
-        ) as process:
-            while True:
-                try:
-                    said, _ = process.communicate(timeout=0.5)
-                    return process.returncode, " ".join(said.split())
-                except subprocess.TimeoutExpired:
-                    if end.is_set():
-                        process.terminate()
+        return limited.run(command, home.environment(), home.logs / f"job-{job.name}.log", 60 * job.minutes, tick)
 
     return run
 
 
-def _weekday(field: str) -> str:
-    """Cron's numbers as names, which mean the same to everybody. A step, as in `*/2`, is no day."""
-    body, slash, step = field.partition("/")
-    named = "".join(DAYS[int(c)] if c.isdigit() and int(c) < len(DAYS) else c for c in body)
-    if named.startswith("sun-") and named != "sun-sun":  # APScheduler's week begins on Monday
-        named = f"sun,mon-{named[4:]}"
-    return named + slash + step
+def _main(home: Home, settings: Settings, end: threading.Event) -> None:
+    wanted = jobs(settings.schedule, settings.clock)
+    scheduler = Scheduler(home, wanted, run_verb(home, end), settings.schedule.late_minutes)
+    while not end.wait(scheduler.step(wall_ms(), _home_now(home, settings))):
+        pass
+
+
+def _home_now(home: Home, settings: Settings) -> int:
+    """The home's now in ms; 0 where it cannot be read: then the jobs that go by it wait."""
+    try:
+        return now_ms(home, settings)
+    except PlainError as why:
+        log.warning("jobs by the home's clock wait: %s", why)
+        return 0
 
 
 if __name__ == "__main__":
     speak()
     _end = asked_to_end()
-    _home = Home.from_environment().open()
-    _scheduler = Scheduler(_home, jobs(load().schedule), run_verb(_home, _end))
-    while not _end.wait(_scheduler.step(wall_ms())):
-        pass
+    _main(Home.from_environment().open(), load(), _end)

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.health import Part, when
+from events.clock import when
+from pipelines.health import Part
 
 
 def show(board: dict[str, Any], console: Console) -> None:

@@ -4,7 +4,7 @@
     api          `bentoml serve` of the newest Bento; it waits while there is none
     archiving    the log becomes the history
     reconcile    aliases in MLflow and the ledger are kept in agreement
-    schedule     what runs by the clock: prune
+    schedule     what runs by a clock: prune, and all that a week of the loop needs
 
 `up.json` in the home says how each one is; the lock beside it is held as long as the supervisor lives. Children are
 known by a variable that they were given, so one that outlives a killed supervisor is ended by the next.
@@ -128,7 +128,7 @@ def run(home: Home, settings: Settings, tell: Callable[[str], None], ready: Call
         if left := sum(end_marked(f"{MARK}={mark(home, name)}") for name in CHILDREN):
             tell(f"ended {left} processes that an earlier greenlight up, which was killed, had left behind")
         home.logs.mkdir(exist_ok=True)
-        jobs(settings.schedule)  # a time that is none is said here, not by a child again and again
+        jobs(settings.schedule, settings.clock)  # a time that is none is said here, not by a child again and again
         key = first_key(home, settings)
         supervisor = Supervisor(home, list(_children(home, settings, tell)), key, tell, ready)
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -1,26 +1,32 @@
-"""What runs by the clock: cron's own reading of its fields, missed times as one, and how each run ended."""
+"""What runs by a clock: once for each time however the clock jumps, within its limit, and how each run ended."""
 
 import json
+import os
+import sys
 import threading
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conf.home import Home
 from conf.settings import Schedule
 from events.clock import wall_ms
-from pipelines.loop import write_json
-from pipelines.schedule import Job, ScheduleError, Scheduler, due, jobs, run_verb, trigger_of
+from pipelines import limited
+from pipelines.cron import times
+from pipelines.limited import MARK, STOPPED, Ended
+from pipelines.schedule import Job, Scheduler, jobs, run_verb
 
-HOUR = 3_600_000
+HOUR, DAY = 3_600_000, 86_400_000
+NOON = 1_795_694_400_000  # a Thursday, at twelve
+HANGS = "import subprocess, sys, time; print('so far so good', flush=True); "
+HANGS += "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True); "
 
 
-def at(text: str) -> int:
-    return round(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
-
-
-def job(text: str, zone: str = "UTC") -> Job:
-    return Job("prune", ("status",), trigger_of(text, zone))
+def job(text: str = "0 * * * *", name: str = "prune", clock: Any = "wall", words: tuple[str, ...] = ("status",)) -> Job:
+    return Job(name, words, times(text, "UTC"), clock, minutes=1)
 
 
 class Ran:
@@ -29,73 +35,160 @@ class Ran:
     def __init__(self, status: int = 0) -> None:
         self.names, self.status = list[str](), status
 
-    def __call__(self, wanted: Job) -> tuple[int, str]:
+    def __call__(self, wanted: Job, beat: Callable[[], None]) -> Ended | None:
         self.names.append(wanted.name)
-        return self.status, "freed nothing"
+        return Ended(self.status, "freed nothing")
 
 
-@pytest.mark.parametrize(
-    ("text", "zone", "then"),
-    [
-        ("30 4 * * *", "UTC", "2026-11-26T04:30"),  # 26 November 2026 is a Thursday
-        ("30 4 * * *", "Europe/Berlin", "2026-11-26T03:30"),
-        ("0 0 * * 0", "UTC", "2026-11-29T00:00"),  # Sunday, as in cron
-        ("0 0 * * 7", "UTC", "2026-11-29T00:00"),
-        ("0 0 * * 1", "UTC", "2026-11-30T00:00"),
-        ("0 0 * * 0-2", "UTC", "2026-11-29T00:00"),
-        ("0 0 * * 1-5", "UTC", "2026-11-27T00:00"),
-        ("0 0 * * mon", "UTC", "2026-11-30T00:00"),
-        ("*/15 * * * *", "UTC", "2026-11-26T00:15"),
-    ],
-)
-def test_fields_mean_what_cron_means(text: str, zone: str, then: str) -> None:
-    assert due(job(text, zone), at("2026-11-26T00:00")) == at(then)
+def row(home: Home, name: str = "prune") -> dict[str, Any]:
+    return json.loads(home.jobs.read_text())["jobs"][name]
 
 
-@pytest.mark.parametrize("text", ["every night", "61 * * * *", "* * * * 8", "1 2 3", "a b c d e"])
-def test_a_time_that_is_none_is_a_sentence(text: str) -> None:
-    with pytest.raises(ScheduleError, match=r"schedule\.prune"):
-        jobs(Schedule(prune=text))
+def lived(home: Home, *wanted: Job, until: int) -> None:
+    """An earlier scheduler saw that moment last, on both clocks."""
+    Scheduler(home, wanted, Ran()).step(until, until)
+
+
+def settle(scheduler: Scheduler, now: int, home_now: int | None = None) -> None:
+    while scheduler.step(now, now if home_now is None else home_now) == 0.0:
+        pass
 
 
 def test_an_empty_time_is_never() -> None:
-    assert jobs(Schedule(prune="")) == []
+    assert [found.name for found in jobs(Schedule(prune=""), "wall") if found.name == "prune"] == []
+
+
+def test_prune_goes_by_the_wall_whatever_the_homes_clock() -> None:
+    assert {found.clock for found in jobs(Schedule(), "event") if found.name == "prune"} == {"wall"}
+    assert {found.clock for found in jobs(Schedule(), "wall")} == {"wall"}
 
 
 def test_times_that_were_missed_run_as_one(home: Home) -> None:
-    write_json(home.jobs, {"prune": {"since_wall_ms": wall_ms() - 100 * HOUR, "running": True}})
+    lived(home, job(), until=NOON - 100 * HOUR)
     ran = Ran()
-    scheduler = Scheduler(home, [job("0 * * * *")], ran)
-    scheduler.step(wall_ms())
-    scheduler.step(wall_ms())
+    scheduler = Scheduler(home, [job()], ran)
+    settle(scheduler, NOON)
+    settle(scheduler, NOON + 1)
     assert ran.names == ["prune"]
-    row = json.loads(home.jobs.read_text())["prune"]
-    assert (row["status"], row["said"], row["running"]) == (0, "freed nothing", False)
-    assert row["next_wall_ms"] > wall_ms()
+    assert (row(home)["status"], row(home)["said"], row(home)["running"]) == (0, "freed nothing", False)
+    assert row(home)["next_ms"] == NOON + HOUR
 
 
 def test_a_job_that_never_ran_waits_for_its_time(home: Home) -> None:
     ran = Ran()
-    scheduler = Scheduler(home, [job("0 * * * *")], ran)
-    assert scheduler.step(wall_ms() - 1) <= 20
+    scheduler = Scheduler(home, [job()], ran)
+    assert scheduler.step(NOON - 5000, 0) == 5
+    assert scheduler.step(NOON - HOUR + 1, 0) <= 20
     assert ran.names == []
-    scheduler.step(wall_ms() + HOUR)
+    settle(scheduler, NOON)
     assert ran.names == ["prune"]
+
+
+def test_a_clock_that_jumps_runs_a_time_once(home: Home) -> None:
+    ran = Ran()
+    scheduler = Scheduler(home, [job()], ran)
+    for now in (NOON - 60_000, NOON, NOON - 60_000, NOON + 1, NOON - 2 * HOUR, NOON + 2):  # back and forth over noon
+        settle(scheduler, now)
+    assert ran.names == ["prune"]
+    settle(scheduler, NOON + 700 * HOUR)
+    assert ran.names == ["prune"] * 2, "forwards: what was missed is one"
 
 
 def test_a_clock_that_was_far_ahead_keeps_no_job_from_running(home: Home) -> None:
-    write_json(home.jobs, {"prune": {"since_wall_ms": wall_ms() + 9000 * HOUR}})
+    lived(home, job(), until=NOON + 9000 * HOUR)
     ran = Ran()
-    scheduler = Scheduler(home, [job("0 * * * *")], ran)
-    scheduler.step(wall_ms())
-    scheduler.step(wall_ms() + HOUR)
+    scheduler = Scheduler(home, [job()], ran)
+    settle(scheduler, NOON)
+    settle(scheduler, NOON + HOUR)
     assert ran.names == ["prune"]
 
 
+def test_weeks_of_events_pass_in_seconds(home: Home) -> None:
+    """By the home's clock, which shows 0 until the first event, and begins to count at the first."""
+    ran = Ran()
+    daily = job("0 3 * * *", "retrain", "event")
+    scheduler = Scheduler(home, [daily], ran)
+    settle(scheduler, wall_ms(), 0)
+    assert row(home, "retrain")["next_ms"] is None
+    for day in range(15):
+        settle(scheduler, wall_ms(), NOON + day * DAY)
+    assert ran.names == ["retrain"] * 14
+    settle(scheduler, wall_ms() + 100 * DAY, NOON + 14 * DAY)
+    assert len(ran.names) == 14, "the wall has no part in it"
+    assert scheduler.step(wall_ms(), NOON + 14 * DAY) <= 1
+
+
+def test_a_job_that_is_always_due_leaves_the_others_their_turn(home: Home) -> None:
+    ran = Ran()
+    scheduler = Scheduler(home, [job("* * * * *", "experiment"), job("0 3 * * *", "retrain")], ran)
+    for minute in range(5):
+        scheduler.step(NOON + DAY + minute * 60_000 - 5 * DAY, 0)
+    for minute in range(4):
+        scheduler.step(NOON + minute * 60_000, 0)
+        time.sleep(0.002)
+    assert "retrain" in ran.names[-4:]
+
+
+def test_a_scheduler_that_ends_in_the_middle_of_a_job_takes_it_up_again(home: Home) -> None:
+    lived(home, job(), until=NOON - HOUR)
+    Scheduler(home, [job()], lambda wanted, beat: None).step(NOON, NOON)
+    assert not row(home)["running"]
+    ran = Ran()
+    settle(Scheduler(home, [job()], ran), NOON + 1)
+    assert ran.names == ["prune"]
+
+
+def test_another_clock_begins_to_count_anew(home: Home) -> None:
+    lived(home, job(clock="event"), until=NOON - 9000 * HOUR)
+    ran = Ran()
+    settle(Scheduler(home, [job(clock="wall")], ran), NOON)
+    assert ran.names == []
+
+
 def test_how_a_verb_ended_is_kept(home: Home) -> None:
-    failing = Job("prune", ("why", "no-such-id"), trigger_of("0 * * * *", "UTC"))
-    scheduler = Scheduler(home, [failing], run_verb(home, threading.Event()))
-    scheduler.step(wall_ms() + HOUR)
-    row = json.loads(home.jobs.read_text())["prune"]
-    assert row["status"] == 2
-    assert "no-such-id" in row["said"]
+    failing = job(words=("why", "no-such-id"))
+    lived(home, failing, until=NOON - HOUR)
+    Scheduler(home, [failing], run_verb(home, threading.Event())).step(NOON, NOON)
+    assert row(home)["status"] == 2
+    assert "no-such-id" in row(home)["said"]
+    assert "no-such-id" in (home.logs / "job-prune.log").read_text()
+
+
+@pytest.mark.parametrize("stubborn", ["", "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "])
+def test_a_command_that_hangs_is_ended_with_all_that_it_began(tmp_path: Path, stubborn: str) -> None:
+    command = [sys.executable, "-c", f"{stubborn}{HANGS}time.sleep(600)"]
+    ended = limited.run(command, os.environ, tmp_path / "said.log", limit_s=2, patience_s=1)
+    assert ended is not None
+    assert ended.status == STOPPED
+    assert "did not end within" in ended.said
+    assert "so far so good" in ended.said
+    assert ours() == []
+
+
+def test_what_a_command_leaves_behind_is_ended_and_so_is_one_that_nobody_waits_for(tmp_path: Path) -> None:
+    assert limited.run([sys.executable, "-c", HANGS], os.environ, tmp_path / "said.log", 60) == (0, "so far so good")
+    assert ours() == []
+    sleeper = [sys.executable, "-c", f"{HANGS}time.sleep(600)"]
+    assert limited.run(sleeper, os.environ, tmp_path / "said.log", 60, lambda: False) is None
+    assert ours() == []
+
+
+def ours() -> list[int]:
+    """Processes that a command of this process began."""
+    found, mark = [], f"{MARK}={os.getpid()}-".encode()
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if any(word.startswith(mark) for word in entry.read_bytes().split(b"\0")):
+                found.append(int(entry.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_verb_that_hangs_says_so_in_the_table_while_the_scheduler_lives_on(home: Home) -> None:
+    endless = Job("retrain", ("data", "import", str(home.root / "pipe")), times("0 * * * *", "UTC"), "wall", 0.05)
+    os.mkfifo(home.root / "pipe")  # the verb waits for somebody to write into it
+    lived(home, endless, until=NOON - HOUR)
+    Scheduler(home, [endless], run_verb(home, threading.Event())).step(NOON, NOON)
+    assert row(home, "retrain")["status"] == STOPPED
+    assert row(home, "retrain")["next_ms"] == NOON + HOUR

@@ -4,11 +4,13 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from conf.home import Home
 from events.clock import wall_ms
+from events.log import LocalLog
 from mlflow_server.registry import Registry
 from pipelines.health import Part
 from pipelines.loop import write_json
@@ -116,17 +118,35 @@ def test_an_alias_that_is_not_the_ledgers(townhome: Home) -> None:
 def test_jobs_that_failed_are_late_or_hang(supervised: Home) -> None:
     says(supervised, schedule="up")
     now = wall_ms()
-    row = {"status": 0, "said": "fine", "ended_wall_ms": now, "next_wall_ms": now + HOUR, "running": False}
-    write_json(supervised.jobs, {"prune": row})
-    assert found(supervised, "prune").state == "ok"
-    for change, words in (
-        ({"status": 2}, "status 2"),
-        ({"next_wall_ms": now - HOUR}, "has not run"),
-        ({"running": True, "began_wall_ms": now - 9 * HOUR}, "runs since"),
+    table(supervised, now)
+    assert "next" in found(supervised, "prune job").detail
+    table(supervised, now, status=1)
+    assert (found(supervised, "prune job").state, "refused" in found(supervised, "prune job").detail) == ("ok", True)
+    for beat, change, words in (
+        (now, {"status": 2}, "status 2"),
+        (now, {"next_ms": now - HOUR}, "has not run"),
+        (now - HOUR, {"next_ms": now - HOUR, "running": True, "began_wall_ms": now - HOUR}, "has not run"),
+        (now, {"running": True, "began_wall_ms": now - 2 * HOUR}, "runs since"),
     ):
-        write_json(supervised.jobs, {"prune": row | change})
-        part = found(supervised, "prune")
+        table(supervised, beat, **change)
+        part = found(supervised, "prune job")
         assert (part.state, words in part.detail) == ("broken", True), part
+
+
+def test_a_job_by_the_event_clock_is_overdue_when_the_scheduler_died(supervised: Home) -> None:
+    says(supervised, schedule="up")
+    with LocalLog(supervised.log) as log:
+        event_now = log.now_ms()
+    for beat, due, state in ((HOUR, event_now, "broken"), (HOUR, event_now + 1, "ok"), (0, event_now, "ok")):
+        table(supervised, wall_ms() - beat, clock="event", next_ms=due)
+        assert found(supervised, "prune job").state == state, (beat, due)
+
+
+def table(home: Home, beat: int, **change: Any) -> None:
+    """What a scheduler leaves behind, which lived last at `beat`."""
+    row = {"status": 0, "said": "fine", "ended_wall_ms": wall_ms(), "next_ms": wall_ms() + HOUR, "running": False}
+    row |= {"clock": "wall", "command": "greenlight prune", "minutes": 60, **change}
+    write_json(home.jobs, {"pid": 1, "beat_wall_ms": beat, "late_minutes": 10, "jobs": {"prune": row}})
 
 
 def test_files_that_are_not_ours_break_their_part_only(townhome: Home) -> None:
