@@ -123,6 +123,11 @@ class Home:
         return self.root / "archiving.json"
 
     @property
+    def outbox(self) -> Path:
+        """Letters, as .eml: what was delivered; in its folders what waits, and what could not be delivered."""
+        return self.root / "outbox"
+
+    @property
     def reports(self) -> Path:
         return self.root / "reports"
 

@@ -4,15 +4,27 @@ An entry point calls `load()` once and hands each function its section. An unkno
 """
 
 import difflib
+import ipaddress
 import json
 import os
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyNetwork, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from conf.errors import PlainError
 
@@ -28,7 +40,7 @@ class SettingsError(PlainError):
     """A setting is unknown or out of range; the message names it, the value and the rule."""
 
 
-SECRETS = ("cache.redis",)  # values that no message repeats
+SECRETS = ("cache.redis", "mail.smtp.password")  # values that no message repeats
 
 
 class Section(BaseModel):
@@ -48,6 +60,42 @@ def redis_url(url: str) -> str:
         "not an address such as redis://host:6379/0 or rediss://:password@host:6379/0; in a password, write / as %2F, "
         "# as %23, ? as %3F and @ as %40"
     )
+
+
+MAILBOX = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@(?=.{1,185}$)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*")
+
+
+def mail_address(text: str) -> str:
+    """A bare mail address, such as a mail server takes it: no name, no brackets, no line break."""
+    if not MAILBOX.fullmatch(text) or text.startswith(".") or ".." in text or ".@" in text:
+        raise ValueError("not a mail address such as lead@example.org (ASCII only; write a domain like xn--…)")
+    return text
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, by its name or address alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def addresses(value: object) -> object:
+    """Several in one text are separated by commas; who is named twice gets one letter."""
+    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        return parts
+    first: dict[str, object] = {}
+    for part in parts:
+        first.setdefault(str(part).casefold(), part)
+    return list(first.values())
+
+
+def in_ascii(text: str) -> str:
+    """What a login may hold: Python's SMTP sends nothing else."""
+    if not text.isascii() or not text.isprintable():
+        raise ValueError("a login and its password are printable ASCII")
+    return text
 
 
 def known_zone(zone: str) -> str:
@@ -251,11 +299,68 @@ class Schedule(Section):
         return known_zone(zone)
 
 
+class Smtp(Section):
+    """A mail server."""
+
+    host: str = ""
+    port: Annotated[int, Field(ge=1, le=65535)] = 587  # 465 where tls is `implicit`
+    tls: Literal["starttls", "implicit", "none"] = "starttls"  # none: on loopback only
+    authority: str = ""  # PEM file of who signed the server's certificate; empty: whom the system trusts
+    login: Annotated[str, AfterValidator(in_ascii)] = ""
+    password: Annotated[str, AfterValidator(in_ascii), Field(repr=False)] = ""
+    password_file: str = ""  # whose first line is the password, in its place
+    timeout_s: Positive = 20  # to connect, and of each wait for an answer
+    conversation_s: Positive = 120  # the longest that one connection may take, however busily the server talks
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> Self:
+        if self.tls == "none" and self.host and not is_loopback(self.host):
+            raise ValueError(f"tls none sends letter and password in clear to {self.host}: use starttls or implicit")
+        if self.password and self.password_file:
+            raise ValueError("set either password or password_file")
+        if bool(self.login) != bool(self.password or self.password_file):
+            raise ValueError("a login needs password or password_file, and these need a login")
+        return self
+
+
+class Ses(Section):
+    """Amazon's mail service. Credentials come from the usual AWS places."""
+
+    region: str = ""
+    endpoint: str = ""  # of one that is not Amazon's
+    timeout_s: Positive = 20  # to connect, and of each wait for bytes
+
+
+Address = Annotated[str, AfterValidator(mail_address)]
+
+
+class Mail(Section):
+    """Letters to those who answer for the recommender."""
+
+    via: Literal["outbox", "smtp", "ses"] = "outbox"  # outbox: a folder of .eml files, nothing is sent
+    sender: Address = "greenlight@localhost"
+    to: Annotated[tuple[Address, ...], Field(min_length=1, max_length=50), BeforeValidator(addresses)] = (
+        "ml-lead@localhost",
+    )
+    smtp: Smtp = Smtp()
+    ses: Ses = Ses()
+    retry_s: Positive = 30  # until the second try; then twice as long each time
+    retry_max_s: Positive = 3600
+    give_up_days: Positive = 5  # of a mailbox that is full or busy; a server that is down is waited for without end
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.via == "smtp" and not self.smtp.host:
+            raise ValueError("via smtp needs smtp.host, the mail server's name")
+        return self
+
+
 class Workers(Section):
     """The loops that `greenlight up` runs beside the API."""
 
     archive_every_s: Positive = 5
     reconcile_every_s: Positive = 0.5
+    mail_every_s: Positive = 5
 
 
 class Settings(Section):
@@ -276,12 +381,16 @@ class Settings(Section):
     drift: Drift = Drift()
     retention: Retention = Retention()
     schedule: Schedule = Schedule()
+    mail: Mail = Mail()
     workers: Workers = Workers()
 
 
 def as_environment(settings: Settings) -> dict[str, str]:
     """The environment in which another process finds the same settings: a variable for each section."""
-    return {PREFIX + name.upper(): json.dumps(value) for name, value in settings.model_dump(mode="json").items()}
+    return {
+        PREFIX + name.upper(): json.dumps(value, ensure_ascii=False)
+        for name, value in settings.model_dump(mode="json").items()
+    }
 
 
 def load(environment: dict[str, str] | None = None) -> Settings:
@@ -306,7 +415,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as why:
         raise SettingsError(f"{path}: settings cannot be read: {why.strerror or why}") from why
     except (yaml.YAMLError, UnicodeDecodeError) as why:
-        raise SettingsError(f"{path}: not YAML: {_one_line(why)}") from why
+        raise SettingsError(f"{path}: not YAML{_place(why)}") from None
     if not isinstance(content, dict):
         raise SettingsError(
             f"{path}: settings are `section: {{key: value}}`, this file holds a {type(content).__name__}"
@@ -315,7 +424,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _overrides(environment: dict[str, str]) -> dict[str, Any]:
-    """`GREENLIGHT_SERVING__PORT=3001` becomes {"serving": {"port": 3001}}; values are read as YAML."""
+    """`GREENLIGHT_SERVING__PORT=3001` becomes {"serving": {"port": 3001}}; values are YAML, secrets are not."""
     found: dict[str, Any] = {}
     for name, value in sorted(environment.items()):
         if name.startswith(PREFIX) and name not in NOT_SETTINGS:
@@ -325,15 +434,18 @@ def _overrides(environment: dict[str, str]) -> dict[str, Any]:
                 place = place.setdefault(section, {})
                 if not isinstance(place, dict):
                     raise SettingsError(f"{name}: {section} is set as a whole too; set either it or its keys")
+            setting = ".".join([*sections, key])
             try:
-                place[key] = yaml.safe_load(value)
+                place[key] = value if setting in SECRETS else yaml.safe_load(value)
             except yaml.YAMLError as why:
-                raise SettingsError(f"{name}={value!r}: not YAML: {_one_line(why)}") from why
+                raise SettingsError(f"{name}{_shown(setting, value)}: not YAML{_place(why)}") from None
     return found
 
 
-def _one_line(why: Exception) -> str:
-    return " ".join(str(why).split())
+def _place(why: Exception) -> str:
+    """Where a text stops being YAML. What YAML itself says repeats the text, which may hold a password."""
+    mark = getattr(why, "problem_mark", None)
+    return f" from line {mark.line + 1}, column {mark.column + 1}" if mark else ""
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -352,10 +464,16 @@ def _explain(why: ValidationError) -> str:
 def _sentence(loc: tuple[int | str, ...], kind: str, message: str, value: Any) -> str:
     name = ".".join(str(part) for part in loc)
     if kind != "extra_forbidden":
-        return f"setting {name} = {'(not shown)' if name in SECRETS else repr(value)}: {message}"
+        return f"setting {name}{_shown(name, value)}: {message}"
     known = _names_beside(loc)
     nearest = difflib.get_close_matches(str(loc[-1]), known, n=1, cutoff=0.0)
     return f"unknown setting {name}; did you mean {'.'.join([*map(str, loc[:-1]), *nearest])}?"
+
+
+def _shown(name: str, value: Any) -> str:
+    """A setting's value in a message, but for one that is a secret or a section around one."""
+    hidden = any(secret == name or secret.startswith(f"{name}.") for secret in SECRETS)
+    return " = (not shown)" if hidden else f" = {value!r}"
 
 
 def _names_beside(loc: tuple[int | str, ...]) -> list[str]:

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from conf.settings import Settings, SettingsError, load
+from conf.settings import Mail, Settings, SettingsError, as_environment, load
 from pipelines.status import settings_in_force
 
 
@@ -59,3 +59,62 @@ def test_the_password_of_redis_is_not_shown_with_the_settings() -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
         Settings().clock = "wall"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GREENLIGHT_MAIL", "{smtp: {password: *Hunter2}}"),  # not YAML
+        ("GREENLIGHT_MAIL", "Hunter2"),
+        ("GREENLIGHT_MAIL__SMTP", "{password: Hunter2}"),  # no login
+        ("GREENLIGHT_MAIL__SMTP", "{host: mail.example.org, tls: none, login: x, password: Hunter2}"),
+        ("GREENLIGHT_MAIL__SMTP__PASSWORD", "Hunter2é"),
+    ],
+)
+def test_no_message_repeats_the_mail_servers_password(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=r"MAIL|mail\.smtp|mail") as why:
+        load({name: value})
+    assert "Hunter2" not in str(why.value)
+
+
+def test_a_settings_file_that_is_not_yaml_is_not_repeated(tmp_path) -> None:
+    (tmp_path / "mine.yaml").write_text("mail:\n  smtp: {login: x, password: *Hunter2}\n")
+    with pytest.raises(SettingsError, match="not YAML from line 2") as why:
+        load({"GREENLIGHT_CONF": str(tmp_path / "mine.yaml")})
+    assert "Hunter2" not in str(why.value)
+
+
+@pytest.mark.parametrize("password", ["@Hunter2", "12345", "a #b", "yes", "'quoted'", "{", " "])
+def test_a_password_is_taken_as_it_stands(password: str) -> None:
+    where = {"GREENLIGHT_MAIL__SMTP__LOGIN": "greenlight", "GREENLIGHT_MAIL__SMTP__PASSWORD": password}
+    found = load(where)
+    assert found.mail.smtp.password == password
+    assert load(as_environment(found)) == found
+    assert "password=" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "lead",
+        "lead@",
+        "@x.org",
+        "a b@x.org",
+        "Lead <a@x.org>",
+        "a@x.org\nBcc: b@x.org",
+        "a@é.org",
+        "a..b@x.org",
+        "a@" + "x" * 300,
+    ],
+)
+def test_what_is_no_mail_address_is_refused(address: str) -> None:
+    with pytest.raises(ValidationError, match="not a mail address"):
+        Mail(to=(address,))
+
+
+def test_mail_addresses_may_stand_in_one_text_and_count_once() -> None:
+    assert load({"GREENLIGHT_MAIL__TO": "a@x.org, b@x.org,A@X.org"}).mail.to == ("a@x.org", "b@x.org")
+    assert load({"GREENLIGHT_MAIL__TO": "[a@x.org, b@x.org]"}).mail.to == ("a@x.org", "b@x.org")
+    for nobody in ("[]", "''"):
+        with pytest.raises(SettingsError, match=r"mail\.to"):
+            load({"GREENLIGHT_MAIL__TO": nobody})
