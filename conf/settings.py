@@ -239,6 +239,14 @@ class Cache(Section):
     timeout_ms: Positive = 20  # of one look into Redis
 
 
+class Experiment(Section):
+    """What came of slates, and how two arms are compared by it."""
+
+    metric: Literal["likes", "clicks", "watch_minutes"] = "likes"  # per slate; a viewer's mean is what is compared
+    window_hours: Positive = 24  # after a slate, in which what happens to its movies counts for it
+    max_slates_per_user_day: Annotated[int, Field(ge=1)] = 100  # a viewer with more on any UTC day is no person
+
+
 class Storage(Section):
     """History, releases and MLflow's artifacts in a bucket; folders of the home where none is named."""
 
@@ -376,6 +384,7 @@ class Settings(Section):
     door: Door = Door()
     intake: Intake = Intake()
     cache: Cache = Cache()
+    experiment: Experiment = Experiment()
     registry: Registry = Registry()
     storage: Storage = Storage()
     drift: Drift = Drift()

@@ -7,7 +7,7 @@ in its place whole; only then is the offset committed. Interrupted anywhere, the
 and drops those already there. Any engine that knows Hive partitions reads it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from events.store import Store, StoreError
 GROUP = "archive"
 CHUNK = 1_000_000  # records between two commits: a day's file is rewritten once per chunk, and a chunk fits in memory
 DAY_MS = 86_400_000
+LATEST_MS = 253_402_300_799_999  # in the year 9999
 FILE = "events.parquet"
 WRITERS = 8  # days read or written at once; waiting for the disk or the bucket, not computing
 
@@ -93,6 +94,19 @@ def read_topic(store: Store, topic: str, columns: Sequence[str] | None = None) -
     with ThreadPoolExecutor(WRITERS) as pool:
         tables = list(pool.map(lambda name: _read(store, name, schema.names), _days(store, topic)))
     return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+def read_between(store: Store, topic: str, columns: Sequence[str], since_ms: int, until_ms: int) -> Iterator[pa.Table]:
+    """The archived events of a topic from one moment up to and with another, a day at a time, oldest day first.
+
+    `columns` must have `ts`. A day has no more rows of an event id than one; two days may have one each.
+    """
+    schema = pa.schema([SCHEMAS[topic].field(name) for name in columns])
+    first, last = (_day(min(max(ms, 0), LATEST_MS) // DAY_MS) for ms in (since_ms, until_ms))
+    for name in _days(store, topic):
+        if first <= name.split("/")[1] <= last:
+            day = _read(store, name, schema.names)
+            yield day.filter(pc.and_(pc.greater_equal(day["ts"], since_ms), pc.less_equal(day["ts"], until_ms)))
 
 
 def find(store: Store, topic: str, event_id: str) -> AnyEvent | None:

@@ -45,7 +45,7 @@ class Answering:
         slate = await recommend(request, arm, opened, self.cache, self.metrics)
         latency_ms = (time.monotonic() - call.begun) * 1000
         what = (slate.rung, slate.ids, k, latency_ms)
-        self.journal.put(Served(call.request_id, opened.now_ms(), wall_ms(), user_id, arm, opened.release, *what))
+        self.journal.put(Served(call.request_id, opened.clock_ms(), wall_ms(), user_id, arm, opened.release, *what))
         return Answered(slate, arm, opened.release, opened.state)
 
     async def get(self, call: Call) -> Reply:

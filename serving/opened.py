@@ -98,8 +98,12 @@ class Opened:
     def popular(self) -> Popular:
         return self.live.popular if self.live else self._popular
 
+    def clock_ms(self) -> int:
+        """The home's now: with the event clock, the newest viewer event, or the last of the release's snapshot."""
+        return self.now_ms() - (self.settings.clock == "event")
+
     def now_ms(self) -> int:
-        """The home's now: with the event clock, the newest viewer event, or the end of the release's snapshot."""
+        """The moment from which models look back: the home's now, on the event clock just after its event."""
         if self.settings.clock == "wall":
             return time.time_ns() // 1_000_000
         return self.live.now_ms if self.live else self._popular.end_ms
