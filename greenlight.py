@@ -55,7 +55,7 @@ def main() -> None:
 @app.command()
 def demo(
     source: Annotated[
-        str, typer.Option("--data", help="A file or folder of ratings, or `movietweetings`.")
+        str, typer.Option("--data", help="A file or folder of ratings, `movietweetings` or `simulated`.")
     ] = "movietweetings",
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
     once: Annotated[bool, typer.Option("--once", help="End after the scoreboard instead of staying up.")] = False,
@@ -149,7 +149,7 @@ def prune(
 @data.command("import")
 def data_import(
     source: Annotated[
-        str, typer.Argument(help="File, folder, zip, gzip, `-` for standard input, or `movietweetings`.")
+        str, typer.Argument(help="File, folder, zip, gzip, `-` for standard input, `movietweetings` or `simulated`.")
     ],
     dialect: Annotated[str | None, typer.Option(help="How to read it, where its form leaves a doubt.")] = None,
     scale: Annotated[float | None, typer.Option(help="Largest rating the source allows.")] = None,
@@ -164,6 +164,32 @@ def data_import(
     home, settings = _home()
     with _progress("reading") as progress:
         report = import_data(home, settings, source, dialect=dialect, scale=scale, progress=progress)
+    _print(report, as_json)
+    return 0
+
+
+@data.command("simulate")
+def data_simulate(
+    users: Annotated[int | None, typer.Option(help="Viewers of a world from nothing.")] = None,
+    movies: Annotated[int | None, typer.Option(help="Movies of a world from nothing.")] = None,
+    days: Annotated[int | None, typer.Option(help="Days to simulate.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    shift: Annotated[str, typer.Option(help="What changes: `day=30 from=Drama to=Comedy strength=0.8 share=1`.")] = "",
+    as_json: Json = False,
+) -> int:
+    """Let a simulated audience act: one made from nothing, or fitted to the history and going on from its last day.
+
+    Repeating adds nothing; more days add the rest. Sizes and habits: settings section `audience`.
+
+    Example: `greenlight data simulate --days 60 --seed 7 --shift "day=30 from=Drama to=Comedy strength=0.8"`
+    """
+    from pipelines.simulate import simulate
+
+    home, settings = _home()
+    with _progress("simulating") as progress:
+        report = simulate(
+            home, settings, viewers=users, movies=movies, days=days, seed=seed, shift=shift, progress=progress
+        )
     _print(report, as_json)
     return 0
 

@@ -98,6 +98,11 @@ class Home:
         return self.root / "live"
 
     @property
+    def simulated(self) -> Path:
+        """Which world `data simulate` last simulated here, and for how many days."""
+        return self.root / "simulated.json"
+
+    @property
     def up(self) -> Path:
         """What `greenlight up` says of itself and its children, while it runs."""
         return self.root / "up.json"

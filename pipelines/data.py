@@ -66,9 +66,17 @@ def import_data(
     *,
     dialect: str | None = None,
     scale: float | None = None,
+    seed: int = 0,
     progress: Progress | None = None,
 ) -> ImportReport:
-    """Read a file, folder, zip, `-` (standard input) or `movietweetings` (the copy in the project) into the log."""
+    """Read a file, folder, zip, `-` (standard input) or `movietweetings` (the copy in the project) into the log.
+
+    `simulated` lets the simulated audience act for the days of `settings.audience`; the seed is its.
+    """
+    if source == "simulated":
+        from pipelines.simulate import simulate  # builds on this module
+
+        return simulate(home, settings, seed=seed, progress=progress)
     tally = _Tally()
     try:
         opened = _opened(source)
@@ -119,7 +127,7 @@ def export_data(
 
 def _opened(source: str | Path) -> Source:
     if not str(source):  # as a variable that is not set leaves it; a path would mean the working directory
-        raise DataError("no source was named: name a file, a folder, `-` or movietweetings")
+        raise DataError("no source was named: name a file, a folder, `-`, movietweetings or simulated")
     if str(source) == "-":
         return from_standard_input()
     if source == movietweetings.DIALECT:

@@ -76,7 +76,7 @@ class Demo:
 
     def events_in(self) -> None:
         with self.story.step("events in", "ratings become events in a log that is durable when it says so") as step:
-            report = import_data(self.home, self.settings, self.source, progress=None)
+            report = import_data(self.home, self.settings, self.source, seed=self.seed)
             step.note = (
                 f"{report.added:,} events from {report.source} ({report.dialect}), {report.unreadable} unreadable"
             )

@@ -31,6 +31,7 @@ VERBS = [
     ["why"],
     ["data", "import"],
     ["data", "export"],
+    ["data", "simulate"],
 ]
 VERBS += [["keys", verb] for verb in ("create", "rotate", "revoke", "list")]
 
