@@ -39,6 +39,7 @@ from events.store import FolderStore
 from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Decision, Ledger
 from pipelines.data import import_data
+from pipelines.loop import step_aside
 from pipelines.package import package_champion
 from pipelines.promote import promote
 from pipelines.train import train
@@ -295,7 +296,8 @@ def _child(module: str, plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def _archive(plan: dict[str, str]) -> None:
-    """In a process of its own, as the archive always is."""
+    """In a process of its own that steps aside, as the archive always is."""
+    step_aside()
     with LocalLog(Path(plan["archive"])) as log:
         archive(log, FolderStore(Path(plan["into"])))
     print("{}")

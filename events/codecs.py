@@ -30,6 +30,7 @@ from events.event import (
     Unreadable,
     Watch,
     content_id,
+    of_moment,
 )
 from events.times import from_number, from_text, latest_plausible_ms
 
@@ -49,9 +50,9 @@ class Rules:
     latest_ms: int = field(default_factory=latest_plausible_ms)
 
 
-def encode(event: AnyEvent) -> bytes:
+def encode(event: AnyEvent) -> str:
     """The event as JSON; `decode` gives the same event back."""
-    return event.model_dump_json().encode()
+    return event.model_dump_json()
 
 
 def decode(raw: bytes | None, source: str, position: int, rules: Rules | None = None) -> AnyEvent:
@@ -125,7 +126,8 @@ def json_fields(text: str, rules: Rules) -> tuple[Fields, str]:
 def completed(fields: Fields, rules: Rules) -> tuple[Fields, str]:
     """Fields of JSON with what they may leave out, and the unit of their time. A viewer's is put into ms."""
     if "event_id" not in fields:
-        fields["event_id"] = content_id("json", orjson.dumps(fields, option=orjson.OPT_SORT_KEYS).decode())
+        content = orjson.dumps(fields, option=orjson.OPT_SORT_KEYS).decode()
+        fields["event_id"] = content_id("json", content, of_moment(str(fields.get("ts", ""))))
     if fields.get("kind") == "rating":
         fields.setdefault("scale", rules.scale)
     if fields.get("kind") not in VIEWER_KINDS or not isinstance(fields.get("ts"), int):
@@ -142,8 +144,7 @@ def line_fields(text: str, rules: Rules) -> tuple[Fields, str]:
     when, user, what = parts[0].strip(), parts[1].strip(), parts[2].strip()
     fields = _what_happened(what, rules)
     ts, unit = from_text(when, rules.zone, rules.latest_ms)
-    hour = when[:13] if unit == "iso" else when[:7]  # or a thousand seconds
-    fields |= {"event_id": content_id(LINES, text.strip(), group=hour), "ts": ts, "user_id": user}
+    fields |= {"event_id": content_id(LINES, text.strip(), of_moment(when)), "ts": ts, "user_id": user}
     if fields["kind"] == "impression":
         fields["wall_ts"] = ts
     return fields, unit

@@ -38,9 +38,16 @@ CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY CHECK (one = 1), ms IN
 """
 
 ADD = """
-INSERT INTO records (topic, event_id, body) SELECT ?1, ?2, ?3
-WHERE NOT EXISTS (SELECT 1 FROM records WHERE topic = ?1 AND event_id = ?2)
-"""  # INSERT OR IGNORE would use up an offset for each duplicate
+INSERT INTO records (topic, event_id, body)
+SELECT ?1, value ->> 'event_id', CAST(value AS BLOB) FROM carray(?2)
+WHERE NOT EXISTS (SELECT 1 FROM records WHERE topic = ?1 AND event_id = value ->> 'event_id')
+"""  # one statement for a whole batch: the interpreter is let go of once, not for each event. INSERT OR IGNORE would use
+# up an offset for each duplicate
+
+
+GATHER = """
+SELECT group_concat(offset || ':' || octet_length(body), ' '), CAST(group_concat(body, '') AS BLOB) FROM ({rows})
+"""
 
 
 class Record(NamedTuple):
@@ -134,7 +141,7 @@ class LocalLog:
     def tail(self, topic: str, after_offset: int, limit: int = BATCH) -> list[Record]:
         """Records after an offset, oldest first, without a group. Those that cannot be read go to the dead letter."""
         query = "SELECT offset, body FROM records WHERE topic = ? AND offset > ? ORDER BY offset LIMIT ?"
-        rows = self._rows(query, (topic, after_offset, limit))
+        rows = self._at_once(query, (topic, after_offset, limit))
         records = [Record(offset, decode(body, topic, offset)) for offset, body in rows]
         if topic != DEAD_LETTER and (bad := [r.event for r in records if isinstance(r.event, Unreadable)]):
             self.append(DEAD_LETTER, bad)
@@ -157,11 +164,11 @@ class LocalLog:
         """Offset and stored JSON of the records of some topics after one offset and up to another, oldest first."""
         marks = ",".join("?" * len(topics))
         # the unary plus keeps SQLite on the offsets: walking the index by topic would need a sort
-        query = (
+        rows = (
             "SELECT offset, body FROM records WHERE offset > ? AND offset <= ? "
             f"AND +topic IN ({marks}) ORDER BY offset LIMIT ?"
         )
-        return self._rows(query, (after, to, *topics, limit))
+        return self._at_once(rows, (after, to, *topics, limit))
 
     def newest(self) -> int:
         """The largest offset that was ever given to a record, over all topics; 0 before the first."""
@@ -231,12 +238,15 @@ class LocalLog:
         """In the transaction of the caller."""
         stored: dict[str, Appended] = {}
         for topic, events in runs:
-            rows = [(topic, event.event_id, encode(event)) for event in events]
+            first: dict[str, AnyEvent] = {}
+            for event in events:
+                first.setdefault(event.event_id, event)
             before = self._db.total_changes()
-            self._db.executemany(ADD, rows)
+            if first:
+                self._db.execute(ADD, (topic, apsw.carray(tuple(map(encode, first.values())))))
             added = self._db.total_changes() - before
             so_far = stored.get(topic, Appended(0, 0))
-            stored[topic] = Appended(so_far.added + added, so_far.duplicates + len(rows) - added)
+            stored[topic] = Appended(so_far.added + added, so_far.duplicates + len(events) - added)
         self._advance_clock(max((e.ts for topic, events in runs if topic == EVENTS for e in events), default=0))
         return stored
 
@@ -247,6 +257,18 @@ class LocalLog:
     def _rows(self, query: str, values: tuple[str | int, ...]) -> list[tuple]:
         with self._lock, self._plain_errors("reading"):
             return self._db.execute(query, values).fetchall()
+
+    def _at_once(self, rows: str, values: tuple[str | int, ...]) -> list[tuple[int, bytes]]:
+        """Rows of offset and body, in order, as one row of SQLite's: the interpreter is let go of once, not for each.
+
+        Where other threads want it too, getting it back costs more than the row.
+        """
+        (heads, bodies) = self._rows(GATHER.format(rows=rows), values)[0]
+        found, start = [], 0
+        for head in heads.split() if heads else ():
+            offset, _, length = head.partition(":")
+            found.append((int(offset), bodies[start : (start := start + int(length))]))
+        return found
 
     def _value(self, query: str, values: tuple[str | int, ...]) -> int | None:
         rows = self._rows(query, values)

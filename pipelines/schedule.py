@@ -28,7 +28,7 @@ from events.clock import now_ms, wall_ms
 from pipelines import limited
 from pipelines.cron import Times, times
 from pipelines.limited import Ended
-from pipelines.loop import asked_to_end, read_json, speak, write_json
+from pipelines.loop import asked_to_end, read_json, speak, step_aside, write_json
 
 log = logging.getLogger("greenlight.schedule")
 
@@ -180,5 +180,6 @@ def _home_now(home: Home, settings: Settings) -> int:
 
 if __name__ == "__main__":
     speak()
+    step_aside()
     _end = asked_to_end()
     _main(Home.from_environment().open(), load(), _end)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from events.codecs import Fields, Rules, within_scale
-from events.event import BadRecord, content_id
+from events.event import BadRecord, content_id, of_viewer
 from events.times import from_number
 
 DIALECT, SCALE, LOWEST = "movielens", 5.0, 0.5
@@ -108,7 +108,7 @@ def rating_fields(
     ts, unit = from_number(when, rules.latest_ms)
     fields = {
         "kind": "rating",
-        "event_id": content_id(dialect, f"{user}\x00{movie}\x00{value:g}\x00{ts}", group=user),
+        "event_id": content_id(dialect, f"{user}\x00{movie}\x00{value:g}\x00{ts}", of_viewer(user)),
         "ts": ts,
         "user_id": user,
         "movie_id": movie,
