@@ -28,6 +28,8 @@ data = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Brin
 app.add_typer(data, name="data")
 keys = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="API keys: who may call the service.")
 app.add_typer(keys, name="keys")
+report = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Reports on the running service.")
+app.add_typer(report, name="report")
 
 REFUSED, WRONG, INTERRUPTED = 1, 2, 130
 console = Console(stderr=True, highlight=False, emoji=False)  # progress and errors; results go to standard output
@@ -400,6 +402,28 @@ def keys_list(as_json: Json = False) -> int:
     return 0
 
 
+@report.command("drift")
+def report_drift(
+    mail: Annotated[bool, typer.Option("--mail", help="Put it into the outbox too.")] = False, as_json: Json = False
+) -> int:
+    """Has the audience moved? Sampled traffic against like traffic; the verdict is in the ledger. 0 whatever it is.
+
+    Example: `greenlight report drift --mail`
+    """
+    from pipelines.report import as_json as plain
+    from pipelines.report import drift, post
+
+    home, settings = _home()
+    with _steps("reading the log") as step:
+        made = drift(home, settings, step)
+        letter = post(home, settings, made) if mail else None
+    if as_json:
+        _print({**plain(made), "mail": letter}, as_json)
+    else:
+        print(f"{made.verdict}: {made.sentences[0]}", *made.sentences[1:], f"The whole report: {made.html}", sep="\n")
+    return 0
+
+
 @app.command()
 def why(request_id: Annotated[str, typer.Argument(help="The answer's X-Request-Id.")], as_json: Json = False) -> int:
     """One served slate back to rung, release, version, gates, snapshot and commit.
@@ -461,6 +485,13 @@ def _progress(what: str) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done: bar.update(task, completed=done)
+
+
+@contextmanager
+def _steps(first: str) -> Iterator[Callable[[str], None]]:
+    """A moving line on standard error that says what is being done."""
+    with console.status(first) as line:
+        yield lambda step: line.update(step)
 
 
 if __name__ == "__main__":

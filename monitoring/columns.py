@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from monitoring.drift import Column
+from monitoring.drift import Column, percent
 
 HOUR_MS = 3_600_000
 RATINGS = tuple(f"{n}/10" for n in range(1, 11))  # of the scale's maximum, rounded up
@@ -19,6 +19,7 @@ HOURS = tuple(f"{h:02}-{h + 3:02} h UTC" for h in range(0, 24, 3))
 MOVIES = (1, 2, 3, 5, 9, 17, 33)
 ACTIVE = ("1 movie", "2 movies", "3-4 movies", "5-8 movies", "9-16 movies", "17-32 movies", "33 movies or more")
 DECILES = ("most popular tenth", *(f"{n}th tenth" for n in range(2, 10)), "last tenth and new")
+KIND = 0.3  # difference of shares of what was rated, or watched, from which traffic is of another kind
 CHOSEN = "what viewers chose"
 
 
@@ -64,11 +65,21 @@ def columns(reference: Window, current: Window, genre_names: Sequence[str], cap:
     )
 
 
+def other_kind(reference: Window, current: Window) -> str:
+    """Why the two are traffic of different kinds, in words: mostly ratings and mostly watching, say. Empty: alike."""
+    for what, name in (("rated", "ratings"), ("watched", "minutes")):
+        before, after = (float(np.isfinite(getattr(w, name)).mean()) if len(w) else 0.0 for w in (reference, current))
+        if len(current) and abs(after - before) > KIND:
+            shares = f"{percent(before)} of what viewers chose was {what} then, {percent(after)} now"
+            return f"the training history is traffic of another kind: {shares}"
+    return ""
+
+
 Count = Callable[[Window], np.ndarray]  # (viewers, bins) of a window
 
 
 def _ratings(window: Window) -> np.ndarray:
-    return _counts(window, _tenths(window.ratings), len(RATINGS))
+    return _counts(window, tenths(window.ratings), len(RATINGS))
 
 
 def _genres(window: Window, used: np.ndarray) -> np.ndarray:
@@ -95,11 +106,11 @@ def _movies_each(window: Window) -> np.ndarray:
 
 
 def _hours(window: Window) -> np.ndarray:
-    return _counts(window, window.times // HOUR_MS % 24 // 3, len(HOURS))
+    return _counts(window, hour_bins(window.times), len(HOURS))
 
 
 def _popularity(window: Window) -> np.ndarray:
-    return _counts(window, _tenths(window.popularity), len(DECILES))
+    return _counts(window, tenths(window.popularity), len(DECILES))
 
 
 def _bins(values: np.ndarray, firsts: Sequence[float]) -> np.ndarray:
@@ -108,7 +119,12 @@ def _bins(values: np.ndarray, firsts: Sequence[float]) -> np.ndarray:
     return np.where(known, np.searchsorted(firsts, np.where(known, values, 0.0), side="right") - 1, -1)
 
 
-def _tenths(values: np.ndarray) -> np.ndarray:
+def hour_bins(times: np.ndarray) -> np.ndarray:
+    """(n,) which of `HOURS` each time in ms falls into."""
+    return times // HOUR_MS % 24 // 3
+
+
+def tenths(values: np.ndarray) -> np.ndarray:
     """(n,) tenths of 0 to 1: 0 is up to 0.1, 9 is above 0.9; -1 where the value is none."""
     known = np.isfinite(values) & (values >= 0) & (values <= 1)
     return np.where(known, np.maximum(0, np.ceil(np.where(known, values, 0.0) * 10 - 1e-4) - 1), -1).astype(int)

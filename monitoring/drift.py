@@ -171,7 +171,7 @@ def in_words(found: Found) -> str:
     if found.why:
         return f"{found.name}: {found.why}"
     if not found.moved:
-        return f"{found.name}: quiet (p {found.p:.2g}, {_percent(found.change)} of {found.what} changed)"
+        return f"{found.name}: quiet (p {found.p:.2g}, {percent(found.change)} of {found.what} changed)"
     moved = sorted(found.bins, key=lambda b: (-abs(b.after - b.before), b.name))
     named = [b for b in moved if b.after != b.before][:NAMED]
     also = [b for b in moved[NAMED:] if b.name in (*found.appeared, *found.vanished)][:NAMED]
@@ -180,11 +180,12 @@ def in_words(found: Found) -> str:
 
 def _step(b: Bin) -> str:
     if b.before == 0:
-        return f"{b.name} is new, with {_percent(b.after)}"
+        return f"{b.name} is new, with {percent(b.after)}"
     if b.after == 0:
-        return f"{b.name} vanished, from {_percent(b.before)}"
-    return f"{b.name} {'rose' if b.after > b.before else 'fell'} from {_percent(b.before)} to {_percent(b.after)}"
+        return f"{b.name} vanished, from {percent(b.before)}"
+    return f"{b.name} {'rose' if b.after > b.before else 'fell'} from {percent(b.before)} to {percent(b.after)}"
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share in words; small ones with two digits that count."""
     return f"{100 * share:.0f} %" if share >= 0.0995 or share == 0 else f"{100 * share:.2g} %"

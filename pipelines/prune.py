@@ -25,6 +25,7 @@ from conf.settings import Settings
 from events.disk import sync
 from mlflow_server.ledger import Entry
 from mlflow_server.registry import Kept, Registry
+from pipelines.movement import DRIFT
 from pipelines.package import SERVICE
 from pipelines.promote import Chair, deciding
 from pipelines.strays import of_folder
@@ -132,7 +133,9 @@ class _Pruning:
 
     def reports(self) -> None:
         limit = time.time() - self.retention.reports_days * 86_400
-        for path in sorted(self.home.reports.glob("*")):
+        drift = self.home.reports / DRIFT
+        found = {*self.home.reports.glob("*"), *drift.glob("*")} - {drift, drift / ".lock"}
+        for path in sorted(found):
             if path.stat().st_mtime >= limit:
                 self._keep("report")
             elif path.is_dir():

@@ -1,0 +1,96 @@
+"""A drift report in words: the letter that is mailed, and the same as a page in the report's folder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from monitoring.drift import Found, percent
+from monitoring.letter import Letter, Plot, Section, harmless
+from monitoring.letter_html import page
+
+HEADS = {"moved": "The audience has moved", "quiet": "The audience is quiet", "cannot say": "Drift: cannot say"}
+NEXT = {
+    "moved": "Retraining answers a movement once: greenlight retrain --if-due.",
+    "quiet": "Nothing has to be done.",
+    "cannot say": "For retraining this counts as quiet. The next run looks again.",
+}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a report says. window, reference: in words, with their days; ours: what we recommended, then and now."""
+
+    verdict: str
+    day: str
+    sentences: tuple[str, ...]  # the first one is the verdict's reason
+    found: tuple[Found, ...]
+    window: str
+    reference: str
+    rate: float
+    viewers: tuple[int, int]
+    ours: tuple[dict[str, float], dict[str, float]]
+    level: float
+
+
+def letter(told: Told, plots: Sequence[Plot], link: Path | None = None) -> Letter:
+    """The decision first; what moved, with sizes; the numbers of every column; what we recommended; the pictures."""
+    moved = ", ".join(column.name for column in told.found if column.moved)
+    subject = f"{HEADS[told.verdict]}{f': {moved}' if moved and told.verdict == 'moved' else ''} ({told.day})"
+    sections = [
+        Section("What moved" if moved else "What was found", (*told.sentences[1:], NEXT[told.verdict])),
+        Section("Every column", rows=_columns(told)),
+        Section("How it was compared", _method(told)),
+        Section("What we ourselves recommended", ("Shown beside it, never tested as audience.",), _ours(told)),
+        *(Section(plot.alt.partition(":")[0], plot=plot) for plot in plots),
+    ]
+    kept = tuple(section for section in sections if section.lines or section.rows or section.plot)
+    return Letter(subject, f"{_capital(told.sentences[0])}.", kept, link.as_uri() if link else "")
+
+
+def web_page(words: Letter, evidently: str, why: str) -> str:
+    """The letter as a page whose pictures lie beside it. evidently: file name of Evidently's page, or `why` none is."""
+    plots = {section.plot.name: section.plot.name for section in words.sections if section.plot}
+    made = page(harmless(words), plots).replace('src="cid:', 'src="')
+    link = f'<a href="{evidently}">Evidently\'s full report</a>'
+    note = f"<p>{link if evidently else escape(f'Evidently made no report: {why}.')}</p>"
+    return made.replace("</div></body>", f"{note}</div></body>")
+
+
+def _columns(told: Told) -> tuple[tuple[str, ...], ...]:
+    if not told.found:
+        return ()
+    rows = [("column", "verdict", "change", "p", "no data, then and now")]
+    for found in told.found:
+        verdict = "moved" if found.moved else ("lost" if found.lost else "no data") if found.why else "quiet"
+        p = "" if found.p is None else f"{found.p:.2g}"
+        missing = "" if not any(found.missing) else f"{percent(found.missing[0])}, {percent(found.missing[1])}"
+        rows.append((found.name, verdict, "" if found.why else percent(found.change), p, missing))
+    return tuple(rows)
+
+
+def _method(told: Told) -> tuple[str, ...]:
+    return (
+        f"Current window: {told.window}, {told.viewers[1]:,} viewers.",
+        f"Compared with: {told.reference}, {told.viewers[0]:,} viewers.",
+        f"Sampled by hash of viewer at a rate of {told.rate:g}; whole viewers were dealt out anew, and Holm holds a "
+        f"level of {percent(told.level)} over all columns. Two of the last three runs make a movement.",
+    )
+
+
+def _ours(told: Told) -> tuple[tuple[str, ...], ...]:
+    before, now = told.ours
+    if not now.get("slates") and not before.get("slates"):
+        return ()
+    names = list(dict.fromkeys([*before, *now]))
+    return (("", "then", "now"), *((name, _number(before.get(name)), _number(now.get(name))) for name in names))
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "—"
+    return f"{value:,}" if isinstance(value, int) else percent(value)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
