@@ -58,16 +58,16 @@ def _named(names: Sequence[str], places: np.ndarray) -> np.ndarray:
 
 
 def _save(before: pd.DataFrame, after: pd.DataFrame, folder: Path) -> None:
-    from evidently import DataDefinition, Dataset, Report
-    from evidently.presets import DataDriftPreset
-
-    definition = DataDefinition(
-        numerical_columns=[name for name in NUMBERS if name in before],
-        categorical_columns=[name for name in NAMES if name in before],
-    )
-    current, reference = (Dataset.from_pandas(part, data_definition=definition) for part in (after, before))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # divisions by zero in its histograms of constant columns
+        warnings.simplefilter("ignore")  # of its own imports, and of constant columns in its histograms
+        from evidently import DataDefinition, Dataset, Report
+        from evidently.presets import DataDriftPreset
+
+        definition = DataDefinition(
+            numerical_columns=[name for name in NUMBERS if name in before],
+            categorical_columns=[name for name in NAMES if name in before],
+        )
+        current, reference = (Dataset.from_pandas(part, data_definition=definition) for part in (after, before))
         made = Report([DataDriftPreset()], include_tests=True).run(current, reference)
     made.save_html(str(folder / "evidently.html"))
     made.save_json(str(folder / "evidently.json"))

@@ -37,6 +37,7 @@ from monitoring.drift import Found, compare, in_words
 from monitoring.gates import audience
 from monitoring.gates.audience import AudienceEvidence, differs
 from monitoring.letter import Plot
+from pipelines import outbox
 from pipelines.drift_letter import Told, letter, web_page
 from pipelines.movement import DRIFT, REPORT, Reference, earlier_runs, reference_for
 from pipelines.traffic import DAY_MS, Genres, Span, genres, rate_for, slates, window
@@ -111,8 +112,6 @@ def drift(home: Home, settings: Settings, progress: Callable[[str], None] = lamb
 
 def post(home: Home, settings: Settings, report: DriftReport) -> str:
     """Put the report into the outbox; the letter's id."""
-    from pipelines import outbox
-
     return outbox.post(home, settings, letter(report.told, report.plots, report.html))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from conf.settings import Drift
 from mlflow_server.ledger import Decision
-from monitoring.drift import Found, in_words
+from monitoring.drift import Found, in_words, percent
 from monitoring.gates.verdict import Check, cannot_say, fold, passed
 
 GATE = "audience"
@@ -81,6 +81,6 @@ def _column(found: Found, conf: Drift) -> Check:
     if found.lost:
         return cannot_say(found.name, f"missing data: {in_words(found)}")
     if found.missing[1] > max(conf.max_missing_share, 2 * found.missing[0]):
-        share = f"{found.missing[1]:.0%} of the rows have no {found.name}, {found.missing[0]:.0%} in the reference"
+        share = f"{percent(found.missing[1])} of the rows have no {found.name}, {percent(found.missing[0])} in the reference"
         return cannot_say(found.name, f"missing data: {share}")
     return passed(found.name, in_words(found))
