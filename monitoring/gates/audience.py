@@ -81,6 +81,7 @@ def _column(found: Found, conf: Drift) -> Check:
     if found.lost:
         return cannot_say(found.name, f"missing data: {in_words(found)}")
     if found.missing[1] > max(conf.max_missing_share, 2 * found.missing[0]):
-        share = f"{percent(found.missing[1])} of the rows have no {found.name}, {percent(found.missing[0])} in the reference"
+        before, after = (percent(share) for share in found.missing)
+        share = f"{after} of the rows have no {found.name}, {before} in the reference"
         return cannot_say(found.name, f"missing data: {share}")
     return passed(found.name, in_words(found))
