@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from math import log
 
-from events.event import Account, AnyEvent, Click, Rating, Watch, content_id
+from events.event import Account, AnyEvent, Click, Rating, Watch, content_id, of_viewer
 
 SCALE = 10.0  # of the ratings; 7 and more are likings
 NAME = "simulated"  # the dialect in event ids
@@ -35,7 +35,7 @@ def deeds(
     taste, length, patience, tells = draws
     opinion = like + log(max(taste, 1e-12) / max(1 - taste, 1e-12))  # above 0: liked
     minutes = (SHORTEST + (LONGEST - SHORTEST) * length) * (1.0 if opinion > 0 else 0.1 + 0.9 * patience)
-    event_id = content_id(NAME, f"{seed}\x00{user_id}\x00{movie_id}\x00{ts}", group=user_id)
+    event_id = content_id(NAME, f"{seed}\x00{user_id}\x00{movie_id}\x00{ts}", of_viewer(user_id))
     found: list[Deed] = []
     if click:
         found.append(_click(event_id, user_id, movie_id, *click))
@@ -63,7 +63,9 @@ def ends(found: list[Deed]) -> int:
 
 
 def account(seed: int, user_id: str, ts: int) -> Account:
-    return Account(event_id=content_id(NAME, f"{seed}\x00account\x00{user_id}", group=user_id), ts=ts, user_id=user_id)
+    return Account(
+        event_id=content_id(NAME, f"{seed}\x00account\x00{user_id}", of_viewer(user_id)), ts=ts, user_id=user_id
+    )
 
 
 def in_order(chunks: Iterable[Chunk]) -> Iterator[AnyEvent]:
