@@ -47,6 +47,7 @@ from serving.keys import KeyStore
 from serving.report import reports
 
 CONNECTIONS, VIEWERS = 8, 500
+HEAD_START_S = 3.0
 FOREVER_MS = 1 << 60
 TARGET_RATIO, TARGET_EFFECT_S, TARGET_POUR = 2.0, 5.0, 20_000
 out = Console(width=110)
@@ -89,18 +90,20 @@ def main() -> int:
 
 def tails(service: Service, args: argparse.Namespace) -> int:
     """p99 of paced requests beside each kind of work, over p99 at rest; how many kinds miss the target."""
-    beside: dict[str, Callable[[Service, threading.Event], None]] = {
-        "at rest": lambda service, over: None,
-        f"{args.events:,} events a second": lambda service, over: _pour_until(service, args.events, over),
-        "archive": _archive_until,
-        "swaps, one every 2 s": _swap_until,
+    longer_s = args.seconds + 2 * HEAD_START_S
+    beside: dict[str, Callable[[threading.Event], object]] = {
+        "at rest": lambda over: None,
+        f"{args.events:,} events a second": lambda over: _pour(service, args.events, longer_s),
+        "archive": lambda over: _child("live", {"archive": str(service.past), "seconds": longer_s}),
+        "swaps, one every 2 s": lambda over: _swap_until(service, over),
     }
     found: dict[str, list[Result]] = {name: [] for name in beside}
     for _ in range(args.rounds):
         for name, work in beside.items():
             over = threading.Event()
-            worker = threading.Thread(target=work, args=(service, over))
+            worker = threading.Thread(target=work, args=(over,))
             worker.start()
+            time.sleep(HEAD_START_S)  # until a process that does it has read its modules
             found[name].append(_drive(service, args.rate, args.seconds))
             over.set()
             worker.join()
@@ -124,18 +127,6 @@ def _drive(service: Service, rate: float, seconds: float) -> Result:
     requests = [f"GET /recommend/{user}?k=20 HTTP/1.1\r\n{head}" for user in service.users]
     port = int(service.url.rpartition(":")[2])
     return Result(**_child("load", asdict(Plan("127.0.0.1", port, CONNECTIONS, seconds, requests, rate))))
-
-
-def _pour_until(service: Service, rate: int, over: threading.Event) -> None:
-    while not over.is_set():
-        _pour(service, rate, 1.0)
-
-
-def _archive_until(service: Service, over: threading.Event) -> None:
-    """Write the whole history again and again, as after a lost folder: the most that the archive ever does."""
-    while not over.is_set():
-        with tempfile.TemporaryDirectory() as folder:
-            _child("live", {"archive": str(service.past), "into": folder})
 
 
 def _swap_until(service: Service, over: threading.Event) -> None:
@@ -295,11 +286,14 @@ def _child(module: str, plan: dict[str, Any]) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def _archive(plan: dict[str, str]) -> None:
-    """In a process of its own that steps aside, as the archive always is."""
+def _archive(plan: dict[str, Any]) -> None:
+    """Write the whole history again and again, as after a lost folder: the most that the archive ever does. In a
+    process of its own that steps aside, as the archive always is."""
     step_aside()
-    with LocalLog(Path(plan["archive"])) as log:
-        archive(log, FolderStore(Path(plan["into"])))
+    until = time.monotonic() + plan["seconds"]
+    while time.monotonic() < until:
+        with tempfile.TemporaryDirectory() as folder, LocalLog(Path(plan["archive"])) as log:
+            archive(log, FolderStore(Path(folder)))
     print("{}")
 
 

@@ -30,7 +30,7 @@ def speak() -> None:
 
 def step_aside() -> None:
     """Run behind the API: a request never waits for a loop, or for a job that one starts, to give up its core."""
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    os.nice(10)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
