@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -193,6 +194,24 @@ def data_simulate(
             home, settings, viewers=users, movies=movies, days=days, seed=seed, shift=shift, progress=progress
         )
     _print(report, as_json)
+    return 0
+
+
+@data.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="`movielens-small`, `movielens-latest` or `movietweetings`.")],
+    to: Annotated[Path, typer.Option(help="Folder to put it in.")] = Path(),
+    as_json: Json = False,
+) -> int:
+    """Download a published data set from its home, checked where a checksum is published. Repeating goes on.
+
+    Example: `greenlight data fetch movielens-small --to downloads`
+    """
+    from pipelines.fetch import fetch
+
+    with _progress("bytes") as progress:
+        fetched = fetch(name, to, load().fetch, progress)
+    _print(fetched, as_json)
     return 0
 
 

@@ -373,6 +373,25 @@ class Workers(Section):
     mail_every_s: Positive = 5
 
 
+def web_address(url: str) -> str:
+    """An http or https address with a host, if it is one."""
+    found = urlsplit(url)
+    if found.scheme in ("http", "https") and found.hostname:
+        return url
+    raise ValueError("not an address such as https://host/folder")
+
+
+WebAddress = Annotated[str, AfterValidator(web_address)]
+
+
+class Fetch(Section):
+    """Where `data fetch` finds published data sets: a mirror may stand in for their homes."""
+
+    movielens: WebAddress = "https://files.grouplens.org/datasets/movielens"
+    movietweetings: WebAddress = "https://raw.githubusercontent.com/sidooms/MovieTweetings/master/latest"
+    timeout_s: Positive = 30  # to connect, and of each wait for bytes
+
+
 class AudienceConf(Section):
     """The simulated audience. Sizes are those of a world made from nothing; one fitted to a history takes its own."""
 
@@ -385,13 +404,13 @@ class AudienceConf(Section):
     lifetime_days: Annotated[float, Field(ge=2)] = 180  # mean, until a viewer stays away; as many arrive
     premieres_per_day: Annotated[float, Field(gt=0)] = 1.0  # new movies
     half_life_days: Positive = 14  # of the news about a new movie
-    genre_weight: Weight = 0.8  # spread of a movie's appeal to viewers by its genres, in logits
-    factor_weight: Weight = 0.8  # the same by what genres do not tell
+    genre_weight: Weight = 1.2  # spread of a movie's appeal to viewers by its genres, in logits
+    factor_weight: Weight = 1.0  # the same by what genres do not tell
     attraction: Annotated[float, Field(gt=0, lt=1)] = 0.1  # clicks per look at a movie everyone talks about
     position_bias: Annotated[float, Field(ge=0)] = 0.7  # a slate's p-th place is looked at with p^-bias
     own_share: Share = 0.3  # of visits that ask for no slate: viewers meet movies elsewhere too
     rating_share: Share = 0.7  # of watched movies that are rated
-    heartbeat_minutes: Annotated[int, Field(ge=1)] = 30  # of a movie, between the minutes that are told
+    heartbeat_minutes: Annotated[int, Field(ge=1)] = 45  # of a movie, between the minutes that are told
     yearly: Share = 0.0  # amplitude of the year's season
     shocks_per_month: Annotated[float, Field(ge=0, le=30)] = 1.0  # an old movie is news again, and a day is busy
 
@@ -417,6 +436,7 @@ class Settings(Section):
     schedule: Schedule = Schedule()
     mail: Mail = Mail()
     workers: Workers = Workers()
+    fetch: Fetch = Fetch()
     audience: AudienceConf = AudienceConf()
 
 

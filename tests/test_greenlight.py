@@ -32,6 +32,7 @@ VERBS = [
     ["data", "import"],
     ["data", "export"],
     ["data", "simulate"],
+    ["data", "fetch"],
 ]
 VERBS += [["keys", verb] for verb in ("create", "rotate", "revoke", "list")]
 

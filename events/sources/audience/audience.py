@@ -24,15 +24,14 @@ from conf.settings import AudienceConf
 from events.event import AnyEvent, Movie, content_id
 from events.sources.audience import fitted, fresh
 from events.sources.audience.acting import DRAWS, NAME, STEP_MS, Chunk, Deed, account, deeds, ends, in_order
-from events.sources.audience.chance import draws, salted, uniform, uniforms
+from events.sources.audience.chance import draws, uniforms
+from events.sources.audience.choosing import Crowd, choose
 from events.sources.audience.shift import RATING_LOGITS, TASTE_LOGITS, Shift
 from events.sources.audience.world import DAY_MS, LIKE_OF_TASTE, SHOCK_DAYS, SLOTS, Movies, World, joined
 from events.state import Act
 
 APPEAL = 0.35  # logits of a click for each factor e by which a movie is talked about more
 TALKED_ABOUT = 20  # so many movies, the most met ones of a day, are what the others are measured by
-MET = 256  # movies that a viewer who chooses alone hears of
-OPEN = 32  # of these, those that come into question today: each one day in so many, so hardly any is chosen twice
 BUSY = 1.25  # how much busier the day of a shock is
 BATCH = 2000  # visits worked on at once
 SHOCK_HALF_LIFE_DAYS = 3.0
@@ -218,47 +217,26 @@ class Audience:
         return [account(self._world.seed, str(self._viewers.ids[row]), ts - STEP_MS) for row, ts in first.items()]
 
     def _chosen_alone(self, rows: np.ndarray, times: np.ndarray, day: int) -> list[AnyEvent]:
-        """What viewers do who come at these times: each thinks of movies they hear of, and takes one by taste."""
-        moments = times.astype(np.uint64)
-        luck = draws(self._viewers.keys[rows], moments, MET + DRAWS)
-        visit, place, codes, appeal = self._in_question(rows, luck[:, :MET], day)
-        noise = uniform(salted(self._viewers.keys[rows[visit]], moments[visit], place.astype(np.uint64)))
-        best = np.lexsort((appeal - np.log(-np.log(noise + 1e-12)), visit))  # so each has a chance of e^appeal
-        best = best[np.flatnonzero(np.diff(visit[best], append=-1))]
-        visit, codes, appeal = visit[best], codes[best], appeal[best]
-        like = self._liking(rows[visit], codes, appeal, day)
-        who, names = self._viewers.ids[rows[visit]].tolist(), self._movies.ids[codes].tolist()
+        """What viewers do who come at these times and ask for no slate."""
+        weights, tastes = self._day(day).weights, self._tastes(rows, day)
+        crowd = Crowd(self._movies, self._viewers, self._world.seen, weights, day, rows, times, tastes)
+        chosen = choose(crowd)
+        rows, times = rows[chosen.visits], times[chosen.visits]
+        like = self._liking(rows, chosen.movies, chosen.appeal, day)
+        who, names = self._viewers.ids[rows].tolist(), self._movies.ids[chosen.movies].tolist()
         found: list[AnyEvent] = []
-        for n, at in enumerate(visit.tolist()):
+        for n, ts in enumerate(times.tolist()):
             found += deeds(
                 (self._world.seed, who[n]),
                 names[n],
-                int(times[at]),
+                ts,
                 float(like[n]),
-                luck[at, MET:].tolist(),
+                chosen.luck[n].tolist(),
                 self.conf.heartbeat_minutes,
                 self._world.habits.rated,
                 self._world.habits.watched,
             )
         return found
-
-    def _in_question(self, rows: np.ndarray, luck: np.ndarray, day: int) -> tuple[np.ndarray, ...]:
-        """Of what each hears of and may choose today: number of the visit, place, movie, appeal to the viewer."""
-        bounds = np.cumsum(self._day(day).weights)
-        codes = np.searchsorted(bounds, luck * bounds[-1], side="right").clip(max=len(bounds) - 1)
-        pairs = salted(self._viewers.keys[rows][:, None], self._movies.keys[codes])
-        visit, place = np.nonzero((pairs + np.uint64(day)) % np.uint64(OPEN) == 0)
-        new = ~self._met(pairs[visit, place])
-        visit, place = visit[new], place[new]
-        codes = codes[visit, place]
-        return visit, place, codes, np.einsum("nf,nf->n", self._tastes(rows, day)[visit], self._movies.features[codes])
-
-    def _met(self, pairs: np.ndarray) -> np.ndarray:
-        """Which pairs of viewer and movie the history holds."""
-        seen = self._world.seen
-        if not len(seen):
-            return np.zeros(pairs.shape, bool)
-        return seen[np.searchsorted(seen, pairs).clip(max=len(seen) - 1)] == pairs
 
     # the truth
 

@@ -7,7 +7,7 @@ with whom find in the audience what they found in its history.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import csr_array, diags_array
@@ -16,6 +16,7 @@ from scipy.sparse.linalg import svds
 from conf.settings import AudienceConf
 from events.event import POSITIVE, Movie
 from events.sources.audience.chance import generator, keys_of, salted
+from events.sources.audience.choosing import Crowd, choose
 from events.sources.audience.fresh import HOURS, WEEKDAYS
 from events.sources.audience.world import (
     DAY_MS,
@@ -37,7 +38,7 @@ NEWS_DAYS = 7.0  # half-life of the counts that say what is news now
 RECENT_DAYS = 28.0  # over which the pace of the history is measured
 DORMANT = 0.1  # of the pace that goes by all acts of a viewer rather than by recent ones: some come back
 STEADY = 0.5  # of what older movies got: the rest was news then
-SAMPLE, HEARD = 4000, 8  # choices that are tried, each among so many movies
+TRIED, TRIED_DAYS = 4000, 8  # choices that are tried, and on how many days
 UNKNOWN = 0.02  # acts a day, together, of all movies nobody acted on
 
 
@@ -100,7 +101,7 @@ def world(history: History, conf: AudienceConf, seed: int) -> World:
     viewers = standardised(movies, viewers, slice(len(names), None), conf.factor_weight, rng)
     rated = np.isfinite(history.strengths)
     news, half_life = float(movies.hot.sum()), conf.half_life_days
-    return World(
+    found = World(
         seed=seed,
         first_day=first_day,
         begins_ms=max(history.last_ms + 1, first_day * DAY_MS),
@@ -114,9 +115,10 @@ def world(history: History, conf: AudienceConf, seed: int) -> World:
         newcomer_rate=max(daily / newcomers - 1, 0.1) / conf.lifetime_days,
         premieres=conf.premieres_per_day,
         heat=news * np.log(2) / half_life / conf.premieres_per_day,
-        like=_usual_liking(history, movies, viewers, rng),
+        like=0.0,
         seen=np.unique(salted(viewers.keys[history.users], movies.keys[history.items])),
     )
+    return replace(found, like=_usual_liking(found, history, rng))
 
 
 def _genre_shares(movies: Sequence[Movie], names: tuple[str, ...]) -> np.ndarray:
@@ -261,18 +263,20 @@ def _rhythm(history: History, conf: AudienceConf) -> Rhythm:
     return Rhythm(hours / hours.sum(), weekdays / weekdays.mean(), conf.yearly)
 
 
-def _usual_liking(history: History, movies: Movies, viewers: Viewers, rng: np.random.Generator) -> float:
-    """Logits such that what viewers choose is liked as often as it was. They choose by taste among a few they meet."""
+def _usual_liking(world: World, history: History, rng: np.random.Generator) -> float:
+    """Logits such that what viewers choose is liked as often as it was."""
     liked = history.strengths[np.isfinite(history.strengths)] >= POSITIVE
     usual = (liked.sum() + 1) / (len(liked) + 2)
-    met = movies.hot + movies.steady
-    who = rng.choice(len(viewers), SAMPLE, p=viewers.rate / viewers.rate.sum())
-    heard = rng.choice(len(movies), (SAMPLE, HEARD), p=met / met.sum())
-    appeal = np.einsum("nf,ncf->nc", viewers.tastes[who], movies.features[heard])
-    chosen = (appeal + rng.gumbel(size=appeal.shape)).argmax(axis=1)
-    every = np.arange(SAMPLE)
-    logits = viewers.generosity[who] + movies.quality[heard[every, chosen]] + LIKE_OF_TASTE * appeal[every, chosen]
-    low, high = -20.0, 20.0
+    viewers, movies = world.viewers, world.movies
+    found = []
+    for day in range(world.first_day, world.first_day + TRIED_DAYS):
+        rows = rng.choice(len(viewers), TRIED // TRIED_DAYS, p=viewers.rate / viewers.rate.sum())
+        times = np.arange(len(rows)) + day * DAY_MS
+        weights = movies.weights(day, world.half_life_days)
+        chosen = choose(Crowd(movies, viewers, world.seen, weights, day, rows, times, viewers.tastes[rows]))
+        person = viewers.generosity[rows[chosen.visits]] + LIKE_OF_TASTE * chosen.appeal
+        found.append(person + movies.quality[chosen.movies])
+    logits, low, high = np.concatenate([*found, np.zeros(1)]), -20.0, 20.0  # and a usual one, if all is seen already
     while high - low > 1e-4:
         middle = (low + high) / 2
         low, high = (low, middle) if (1 / (1 + np.exp(-middle - logits))).mean() > usual else (middle, high)
