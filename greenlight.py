@@ -31,6 +31,8 @@ keys = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="API 
 app.add_typer(keys, name="keys")
 report = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Reports on the running service.")
 app.add_typer(report, name="report")
+experiment = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="A/B: a challenger and the champion.")
+app.add_typer(experiment, name="experiment")
 
 REFUSED, WRONG, INTERRUPTED = 1, 2, 130
 console = Console(stderr=True, highlight=False, emoji=False)  # progress and errors; results go to standard output
@@ -440,6 +442,100 @@ def report_drift(
         _print({**plain(made), "mail": letter}, as_json)
     else:
         print(f"{made.verdict}: {made.sentences[0]}", *made.sentences[1:], f"The whole report: {made.html}", sep="\n")
+    return 0
+
+
+@experiment.command("start")
+def experiment_start(
+    version: Annotated[int, typer.Argument(help="The challenger's number, as the registry's pages show it.")],
+    name: Annotated[str, typer.Option(help="For people.")] = "",
+    metric: Annotated[str | None, typer.Option(help="`likes`, `clicks` or `watch_minutes`, per slate.")] = None,
+    margin: Annotated[float | None, typer.Option(help="By which it must be better, in the metric's units.")] = None,
+    effect: Annotated[float | None, typer.Option(help="Change worth finding, a share of the champion's mean.")] = None,
+    level: Annotated[float | None, typer.Option(help="Of the confidence sequence.")] = None,
+    min_days: Annotated[float | None, typer.Option(help="No verdict before.")] = None,
+    max_days: Annotated[float | None, typer.Option(help="It ends then at the latest.")] = None,
+    min_users: Annotated[int | None, typer.Option(help="No verdict with fewer viewers in either arm.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Declare what will be asked, then let a version into an A/B. What is not given is as the settings have it.
+
+    Example: `greenlight experiment start 4 --metric likes --max-days 21`
+    """
+    import getpass
+
+    from monitoring.experiment import Plan
+    from pipelines.experiment import start
+
+    home, settings = _home()
+    given = {"metric": metric, "margin": margin, "effect": effect, "level": level}
+    given |= {"min_days": min_days, "max_days": max_days, "min_users": min_users}
+    changes = {part: value for part, value in given.items() if value is not None}
+    plan = Plan.from_settings(name, settings.experiment, **changes)
+    return _decided(home, start(home, settings, version, actor=getpass.getuser(), plan=plan), as_json)
+
+
+@experiment.command("status")
+def experiment_status(as_json: Json = False) -> int:
+    """Look at the numbers as often as you like; nothing ends by it. Draws the sequence, here and in MLflow.
+
+    Example: `greenlight experiment status --json`
+    """
+    from pipelines.experiment import status
+
+    home, settings = _home()
+    return _stands(home, settings, status(home, settings), as_json)
+
+
+@experiment.command("advance")
+def experiment_advance(
+    auto: Annotated[bool | None, typer.Option(help="Promote a winner without the lead.")] = None, as_json: Json = False
+) -> int:
+    """Look, and end the experiment where the numbers do. What the scheduler runs.
+
+    Example: `greenlight experiment advance --auto`
+    """
+    import getpass
+
+    from pipelines.experiment import advance
+
+    home, settings = _home()
+    chosen = settings.experiment.auto if auto is None else auto
+    return _stands(home, settings, advance(home, settings, auto=chosen, actor=getpass.getuser()), as_json)
+
+
+@experiment.command("stop")
+def experiment_stop(
+    reason: Annotated[str, typer.Option(help="Why, for the ledger.")] = "", as_json: Json = False
+) -> int:
+    """End the experiment without a verdict; its challenger is withdrawn.
+
+    Example: `greenlight experiment stop --reason "the player was broken all week"`
+    """
+    import getpass
+
+    from pipelines.experiment import stop
+
+    home, settings = _home()
+    return _stands(home, settings, stop(home, settings, actor=getpass.getuser(), reason=reason), as_json)
+
+
+def _stands(home: Home, settings: Settings, standing: Any, as_json: bool) -> int:
+    """Tell how an experiment stands, with its picture."""
+    from monitoring.sequence import lines
+    from pipelines.experiment import draw
+
+    picture, trouble = draw(home, settings, standing)
+    if as_json:
+        _print({**asdict(standing), "picture": str(picture) if picture else None}, as_json=True)
+        return 0
+    out = Console(highlight=False, emoji=False, markup=False, soft_wrap=True)
+    if standing.plan:
+        out.print(standing.plan.name)
+        out.print(*lines(standing.plan, standing.looks), sep="\n")
+    out.print(standing.sentence)
+    if picture:
+        out.print(f"Picture: {picture}" + (f"; {trouble}" if trouble else ", and in the challenger's run in MLflow"))
     return 0
 
 

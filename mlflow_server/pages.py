@@ -101,6 +101,16 @@ class Pages:
         """The model's page: the sentences that matter, then the table of all versions."""
         self._asked(lambda client: describe_model(client, self.name, sentences))
 
+    def attach(self, run: str, file: Path, folder: str, tags: dict[str, str]) -> None:
+        """Put a file into a folder of a run's artifacts, and tags on the run."""
+
+        def put(client: Any) -> None:
+            client.log_artifact(run, str(file), folder)
+            for key, value in tags.items():
+                client.set_tag(run, key, value[:LIMIT])
+
+        self._asked(put)
+
     def close(self) -> None:
         if self._watch is not None:
             self._watch.close()

@@ -14,13 +14,14 @@ import math
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import lgamma
+from statistics import NormalDist
 from typing import Any, Literal, Self
 
 import numpy as np
-from scipy.special import gammaln
-from scipy.stats import norm
 
 from conf.errors import PlainError
+from conf.settings import Experiment
 
 METRICS = ("likes", "clicks", "watch_minutes")  # per slate, more is better
 GUARDED = (*METRICS, "served")  # served: share of the slates that came from no fallback
@@ -61,6 +62,15 @@ class Plan:
     min_users: int = 200  # of each arm: the sequence is asymptotic
     guardrails: tuple[Guardrail, ...] = (Guardrail("served", 0.02), Guardrail("watch_minutes", 0.2))
     share: float = 0.5  # of the viewers in the two arms that meet the challenger
+    window_hours: float = 24.0  # after a slate, in which what happens to its movies counts for it
+    max_slates_per_user_day: int = 100  # a viewer with more is no person, and left out
+
+    @classmethod
+    def from_settings(cls, name: str, conf: Experiment, **changes: Any) -> Self:
+        """The plan that the settings describe, with some parts changed."""
+        parts = conf.model_dump(exclude={"guardrails", "auto"})
+        guards = tuple(Guardrail(guard, loss) for guard, loss in sorted(conf.guardrails.items()))
+        return cls(name, **{**parts, "guardrails": guards, **changes})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", plain(self.name))
@@ -74,6 +84,8 @@ class Plan:
             ),
             f"min_users {self.min_users}: 2 or more": self.min_users >= 2,
             f"share {self.share}: between 0 and 1": 0 < self.share < 1,
+            f"window_hours {self.window_hours}: above 0": 0 < self.window_hours < math.inf,
+            f"max_slates_per_user_day {self.max_slates_per_user_day}: 1 or more": self.max_slates_per_user_day >= 1,
         }
         for guard in self.guardrails:
             rules[f"guardrail {guard.name!r}: name one of {', '.join(GUARDED)}"] = guard.name in GUARDED
@@ -238,7 +250,7 @@ def users_for(power: float, effect: float, sd: float, level: float = 0.95) -> in
     end: looking in between only finds it sooner. effect and sd, of a viewer's mean, in units of the metric."""
     if not (0 < power < 1 and effect > 0 and sd > 0):
         raise PlanError(f"no size for power {power}, effect {effect}, sd {sd}: a share, and two numbers above 0")
-    beyond = float(norm.ppf(power))
+    beyond = NormalDist().inv_cdf(power)
     enough = lambda n: half_width(e := sd * math.sqrt(2 / n), effect, level) + beyond * e <= effect  # noqa: E731
     high = 2
     while not enough(high):
@@ -253,11 +265,11 @@ def users_for(power: float, effect: float, sd: float, level: float = 0.95) -> in
 def sample_ratio_p(users: tuple[int, int], share: float) -> float:
     """How well the counts (champion, challenger) fit the declared share, valid at every look: 1 / the evidence of a
     Dirichlet mixture around the declared shares against these themselves."""
-    counts, shares = np.array(users, dtype=float), np.array([1 - share, share])
-    prior = RATIO_PRIOR * shares
-    evidence = gammaln(RATIO_PRIOR) - gammaln(RATIO_PRIOR + counts.sum())
-    evidence += (gammaln(prior + counts) - gammaln(prior) - counts * np.log(shares)).sum()
-    return float(min(1.0, math.exp(min(0.0, -evidence))))
+    evidence = lgamma(RATIO_PRIOR) - lgamma(RATIO_PRIOR + sum(users))
+    for count, expected in zip(users, (1 - share, share), strict=True):
+        prior = RATIO_PRIOR * expected
+        evidence += lgamma(prior + count) - lgamma(prior) - count * math.log(expected)
+    return math.exp(min(0.0, -evidence))
 
 
 def guarded(plan: Plan, guard: Guardrail, champion: PerUser, challenger: PerUser) -> Guarded:

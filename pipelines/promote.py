@@ -7,7 +7,7 @@ checks the release's files, and writes one line. Aliases in MLflow follow: see `
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from conf.errors import PlainError
@@ -18,6 +18,7 @@ from mlflow_server.depot import Depot
 from mlflow_server.in_charge import standing
 from mlflow_server.ledger import Decision, Entry, Ledger
 from mlflow_server.release import ReleaseError, verify
+from monitoring.experiment import Plan
 from monitoring.gates import alias as gate
 from monitoring.gates.alias import AliasEvidence, Standing
 
@@ -73,7 +74,7 @@ class Chair:
     """Decides while it is held. Reads the whole ledger, checked, when it is taken."""
 
     def __init__(self, home: Home, settings: Settings) -> None:
-        self.home, self.depot = home, Depot(home, settings.storage)
+        self.home, self.depot, self.settings = home, Depot(home, settings.storage), settings
         self.ledger = Ledger.to_write(home.ledger, home.keys)
         self.ledger.verify()
         self.entries = list(self.ledger.entries())
@@ -92,10 +93,13 @@ class Chair:
             raise PromoteError(f"there is no version {version}: {words}")
         return found[-1]
 
-    def wish(self, made: Entry, alias: str, actor: str, *, rule: str = "", first: bool = False) -> Outcome:
+    def wish(
+        self, made: Entry, alias: str, actor: str, *, rule: str = "", first: bool = False, plan: Plan | None = None
+    ) -> Outcome:
         """Judge one wish and write what came of it. `made` is the `registered` entry of what is wanted.
 
-        rule: how training decided; first: training decides the first champion.
+        rule: how training or an A/B decided; first: training decides the first champion; plan: of the experiment that a
+        challenger begins, as the settings have it where none is given.
         """
         evidence, seqs = self._evidence(made, alias, first)
         move, decision = gate.move(evidence), gate.judge(evidence)
@@ -112,11 +116,13 @@ class Chair:
         before = self.in_charge.get(alias)
         body = {"version": version, "release": release, "alias": alias, "rule": rule}
         body |= {"from": before.body["version"] if before else None, "evidence": seqs}
+        if alias == "challenger":
+            body["experiment"] = self._declare(made, plan, actor).hash
         return self._wrote("promotion", body, actor, f"{name} is {alias}: {rule}.")
 
     def back(self, target: Entry, actor: str, rule: str) -> Outcome:
         """Take the champion back to a former one."""
-        made = self._made(target.body)
+        made = self.origin(target.body)
         if fault := self._fault(target.body["release"]):
             return self._refused(made, "champion", actor, "release", fault)
         return self._went_back(made.body, actor, rule)
@@ -124,7 +130,7 @@ class Chair:
     def withdraw(self, actor: str, rule: str) -> Outcome:
         """Take the challenger out of its A/B."""
         body = {k: self.in_charge["challenger"].body[k] for k in ("version", "release", "alias")}
-        words = f"{named(self._made(body).body)} is challenger no more: {rule}."
+        words = f"{named(self.origin(body).body)} is challenger no more: {rule}."
         return self._wrote("withdrawal", {**body, "rule": rule}, actor, words)
 
     def refuse(self, body: dict[str, Any], alias: str, actor: str, why_gate: str, reason: str) -> Entry:
@@ -134,7 +140,7 @@ class Chair:
         about = [e for e in self.entries if e.kind in MOVES and e.body.get("alias") == alias]
         if about and (about[-1].kind, about[-1].actor, about[-1].body) == ("refusal", actor, facts):
             return about[-1]
-        return self._append("refusal", facts, actor)
+        return self.append("refusal", facts, actor)
 
     # Small parts ------------------------------------------------------------------------------------------------------
 
@@ -148,7 +154,17 @@ class Chair:
         evidence = AliasEvidence(alias, version, release, **held, decisions=decisions, now_ms=self.now, first=first)
         return evidence, {g: e.seq for g, e in newest.items()}
 
-    def _made(self, body: dict[str, Any]) -> Entry:
+    def _declare(self, made: Entry, plan: Plan | None, actor: str) -> Entry:
+        """Write what the experiment will ask, before anybody is in it. Every way to a challenger leads through here."""
+        champion = self.in_charge["champion"].body
+        plan = plan or Plan.from_settings("", self.settings.experiment)
+        plan = replace(plan, name=plan.name or f"version {made.body['version']} against version {champion['version']}")
+        body = {"plan": asdict(plan), "digest": plan.digest(), "salt": "hash of the promotion that follows"}
+        body |= {name: made.body[name] for name in ("version", "release", "run_id")}
+        body |= {"champion": champion["release"], "champion_version": champion["version"]}
+        return self.append("experiment", body, actor)
+
+    def origin(self, body: dict[str, Any]) -> Entry:
         """The `registered` entry of a release that stands somewhere."""
         found = [e for e in self.entries if e.kind == "registered" and e.body["release"] == body["release"]]
         if not found:
@@ -177,10 +193,11 @@ class Chair:
     def _wrote(
         self, kind: Literal["promotion", "rollback", "withdrawal"], body: dict[str, Any], actor: str, sentence: str
     ) -> Outcome:
-        entry = self._append(kind, body, actor)
+        entry = self.append(kind, body, actor)
         return Outcome(True, kind, body["alias"], body["version"], body["release"], sentence, entry)
 
-    def _append(self, kind: str, body: dict[str, Any], actor: str) -> Entry:
+    def append(self, kind: str, body: dict[str, Any], actor: str) -> Entry:
+        """Write one line, dated the moment at which the chair was taken."""
         self.entries.append(self.ledger.append(kind, body, actor=actor, ts=self.now))
         return self.entries[-1]
 

@@ -39,6 +39,7 @@ DAY_MS = 86_400_000
 KEPT = ("since_ms", "began_wall_ms", "ended_wall_ms", "status", "said")  # of an earlier life's rows
 
 VERBS: dict[str, tuple[str, ...]] = {  # each job's words, as after `greenlight`; `schedule.<name>` is its time
+    "experiment": ("experiment", "advance"),
     "prune": ("prune",),
 }
 BY_THE_WALL = ("prune",)

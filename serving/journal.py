@@ -5,6 +5,7 @@ wait in the queue, and the writer tries again.
 """
 
 import itertools
+import json
 import logging
 import os
 import threading
@@ -12,6 +13,7 @@ from collections import deque
 from typing import NamedTuple
 
 from conf.home import Home
+from events.clock import wall_ms
 from events.event import IMPRESSIONS, Impression
 from events.log import LocalLog, LogError
 from serving.ladder import Rung
@@ -75,6 +77,7 @@ class Journal:
         self._closing = threading.Event()
         self._writer = threading.Thread(target=self._write, name="journal", daemon=True)
         self._log: LocalLog | None = None
+        self._lost, self._told = 0, 0  # impressions: in all, and those that `lost.jsonl` tells of
 
     def start(self) -> None:
         if self._home is not None:
@@ -84,6 +87,7 @@ class Journal:
         """Hand over one impression. Called on one thread only, the event loop's."""
         if self._home is None or len(self._waiting) >= self._capacity:
             self._metrics.dropped.inc()
+            self._lost += 1
         else:
             self._waiting.append(served)
 
@@ -93,11 +97,14 @@ class Journal:
         if self._writer.is_alive():
             self._writer.join(LAST_TRY_S)
         self._metrics.dropped.inc(len(self._waiting))
+        self._lost += len(self._waiting)
+        self._tell_losses()
 
     def _write(self) -> None:
         pause = EVERY_S
         while not self._closing.wait(pause):
             pause = EVERY_S if self._flush() else RETRY_S
+            self._tell_losses()
         self._flush()
         if self._log is not None:
             self._log.close()
@@ -115,6 +122,19 @@ class Journal:
                 self._waiting.popleft()
             self._metrics.written.inc(len(batch))
         return True
+
+    def _tell_losses(self) -> None:
+        """Keep that evidence was lost: whoever compares arms later must know. Tried again while the disk is full."""
+        lost = self._lost - self._told
+        if self._home is None or not lost:
+            return
+        try:
+            with self._home.lost.open("a") as file:
+                file.write(json.dumps({"wall_ts": wall_ms(), "pid": os.getpid(), "impressions": lost}) + "\n")
+        except OSError as why:
+            log.warning("%d impressions are lost, and %s cannot say so: %s", lost, self._home.lost, why.strerror or why)
+            return
+        self._told += lost
 
     def _append(self, batch: list[Served]) -> None:
         if self._log is None:

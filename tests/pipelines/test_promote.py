@@ -108,7 +108,8 @@ def test_each_row_of_the_alias_gate(
         assert words in line.body["reason"]
         assert standing(townhome).get(alias) != version or alias == "champion"
     elif outcome.kind == "promotion":
-        (line,) = written
+        *plan, line = written
+        assert [each.kind for each in plan] == (["experiment"] if alias == "challenger" else [])
         assert (line.kind, line.body["version"]) == ("promotion", version)
         assert standing(townhome)[alias] == version
         gates = {e.body["gate"] for e in town.lines(townhome, "decision") if e.seq in line.body["evidence"].values()}

@@ -220,6 +220,8 @@ def test_a_log_that_cannot_be_written_costs_no_slate_and_the_loss_is_counted(cli
     assert call.metric("greenlight_impressions_dropped_total") == 7  # five wait
     call.edge.stop()
     assert call.metric("greenlight_impressions_dropped_total") == 12
+    told = [json.loads(line) for line in home.lost.read_text().splitlines()]
+    assert sum(one["impressions"] for one in told) == 12
 
 
 def test_what_waited_is_written_when_the_log_is_back(client: Callable, home: Home) -> None:
