@@ -128,11 +128,6 @@ class Home:
         return self.root / "lost.jsonl"
 
     @property
-    def experiments(self) -> Path:
-        """The looks at each experiment, and their picture: a folder each, made anew from the log where it is gone."""
-        return self.reports / "experiments"
-
-    @property
     def archiving(self) -> Path:
         """When the archive was last brought up to date, or what keeps it from it."""
         return self.root / "archiving.json"

@@ -199,7 +199,7 @@ def arm_of(viewers: Viewers, arm: str) -> PerUser:
 
 def folder(home: Home, experiment: str) -> Path:
     """Where the looks and the picture of an experiment are kept."""
-    return home.experiments / experiment[:16]
+    return home.reports / f"experiment-{experiment[:16]}"
 
 
 def draw(home: Home, settings: Settings, seen: Standing) -> tuple[Path | None, str]:

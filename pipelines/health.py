@@ -141,6 +141,15 @@ def jobs(home: Home) -> Iterator[Part]:
             yield Part(f"{name} job", "ok", f"{words}; next {when(due)}" if due else words)
 
 
+def experiment(home: Home) -> Iterator[Part]:
+    """How the newest A/B stands."""
+    from pipelines.experiment import kept  # NumPy and Arrow: only where it is asked for
+
+    told = kept(home)
+    helps = "" if told.state == "none" else "greenlight experiment status"
+    yield Part("experiment", "empty" if told.state == "none" else "ok", told.sentence, helps)
+
+
 def disk(home: Home) -> Iterator[Part]:
     free = shutil.disk_usage(home.root).free
     state: State = "broken" if free < SCARCE else "ok"
@@ -167,5 +176,6 @@ LOOKS: dict[str, Callable[[Home], Iterator[Part]]] = {
     "archive": archiving,
     "aliases": aliases,
     "jobs": jobs,
+    "experiment": experiment,
     "disk": disk,
 }

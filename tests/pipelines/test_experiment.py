@@ -368,11 +368,11 @@ def test_what_was_kept_of_looks_may_be_lost_or_torn(place: Home) -> None:
     for day in range(2):
         lived(place, salt, day, np.random.default_rng(day))
         status(place, SETTINGS)
-    (file,) = place.experiments.glob("*/looks.jsonl")
+    (file,) = place.reports.glob("experiment-*/looks.jsonl")
     file.write_text(file.read_text()[:-30])
     lived(place, salt, 2, np.random.default_rng(2))
     assert len(status(place, SETTINGS).looks) == 1  # the torn line took the next one with it
-    shutil.rmtree(place.experiments)
+    shutil.rmtree(place.reports)
     assert len(status(place, SETTINGS).looks) == 1
 
 
