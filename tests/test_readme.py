@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from greenlight import app, data, keys
+from greenlight import app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -17,9 +17,13 @@ def test_the_model_of_its_own_is_the_one_under_test() -> None:
     assert len(body) <= 20
 
 
-@pytest.mark.parametrize("verb", sorted(set(re.findall(r"greenlight ((?:data |keys )?[a-z]+)", README))))
+GROUPS = {str(group.name): group.typer_instance for group in app.registered_groups}
+VERB = rf"greenlight ((?:(?:{'|'.join(GROUPS)}) )?[a-z]+)"
+
+
+@pytest.mark.parametrize("verb", sorted(set(re.findall(VERB, README))))
 def test_every_command_exists(verb: str) -> None:
-    known = {f"{name} {c.name}" for name, group in (("data", data), ("keys", keys)) for c in group.registered_commands}
+    known = {f"{name} {c.name}" for name, group in GROUPS.items() if group for c in group.registered_commands}
     known |= {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
     assert verb in known
 
