@@ -33,6 +33,8 @@ report = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Re
 app.add_typer(report, name="report")
 experiment = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="A/B: a challenger and the champion.")
 app.add_typer(experiment, name="experiment")
+mail = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Letters: which wait, were refused; send.")
+app.add_typer(mail, name="mail")
 
 REFUSED, WRONG, INTERRUPTED = 1, 2, 130
 console = Console(stderr=True, highlight=False, emoji=False)  # progress and errors; results go to standard output
@@ -131,7 +133,7 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Remove old reports, snapshots, releases, Bentos and logged models, by `retention`. Never what is in use.
+    """Remove old reports, letters, snapshots, releases, Bentos and logged models, by `retention`. Never what is in use.
 
     Example: `greenlight prune --dry-run`
     """
@@ -537,6 +539,93 @@ def _stands(home: Home, settings: Settings, standing: Any, as_json: bool) -> int
     if picture:
         out.print(f"Picture: {picture}" + (f"; {trouble}" if trouble else ", and in the challenger's run in MLflow"))
     return 0
+
+
+@mail.command("list")
+def mail_list(as_json: Json = False) -> int:
+    """Letters that wait or were refused: to whom, and in what words.
+
+    Example: `greenlight mail list`
+    """
+    from pipelines.outbox import FAILED, WAITING, letters, trouble
+
+    home = Home.from_environment()
+    found = {place: [letter.shown() for letter in letters(home, place)] for place in (WAITING, FAILED)}
+    trouble_now = (trouble(home) or {}).get("trouble", "")
+    if as_json:
+        _print({**found, "trouble": trouble_now}, as_json)
+        return 0
+    for place, kept in found.items():
+        for letter in kept:
+            print(f"{place:<8} {letter['id']}  {letter['subject']}")
+            print(*(f"         {name}: {what}" for name, what in letter["recipients"].items()), sep="\n")
+    print(*filter(None, [trouble_now]), *([] if any(found.values()) else ["no letter waits or was refused"]), sep="\n")
+    return 0
+
+
+@mail.command("send")
+def mail_send(
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Also to those who refused it: the reason is mended.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Send what waits now, without waiting for the next try. Status 2 where something was not sent.
+
+    Example: `greenlight mail send --failed`
+    """
+    from pipelines.outbox import deliver, reopen
+
+    home, settings = _home()
+    if failed:
+        reopen(home)
+    return _sent(deliver(home, settings, at_once=True), as_json)
+
+
+@mail.command("drop")
+def mail_drop(
+    letter_id: Annotated[str, typer.Argument(metavar="ID", help="The letter's id, from `mail list`.")],
+    as_json: Json = False,
+) -> int:
+    """Give a letter up that waits or was refused. It stays in the outbox.
+
+    Example: `greenlight mail drop 20261126-081500-123456-0a1b2c3d`
+    """
+    from pipelines.outbox import drop
+
+    home, _ = _home()
+    _print(drop(home, letter_id).shown(), as_json)
+    return 0
+
+
+@mail.command("test")
+def mail_test(as_json: Json = False) -> int:
+    """Send a letter that says it is a test, by the way that the settings name.
+
+    Example: `greenlight mail test`
+    """
+    from monitoring.mail import Letter
+    from pipelines.outbox import deliver, post
+
+    home, settings = _home()
+    words = f"Sent by hand with greenlight mail test, via {settings.mail.via}. Nothing needs to be done."
+    name = post(home, settings, Letter("test: letters from Greenlight reach you", words))
+    if settings.mail.via == "outbox" and not as_json:
+        print(f"kept     {home.outbox / name}.eml: mail.via is outbox, so nothing is sent")
+    return _sent(deliver(home, settings, at_once=True), as_json)
+
+
+def _sent(done: Any, as_json: bool) -> int:
+    """Tell what became of letters, and to whom."""
+    if as_json:
+        _print(done, as_json)
+    else:
+        for name, recipient in done.sent:
+            print(f"sent     {name}  {recipient}")
+        for lost in done.refused:
+            print(f"refused  {lost.id}  {lost.recipient}: {lost.reason}")
+        print(f"letters that wait: {done.waiting}{f'; {done.trouble}' if done.trouble else ''}")
+    return WRONG if done.refused or done.waiting else 0
 
 
 @app.command()

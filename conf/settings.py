@@ -303,7 +303,7 @@ class Retention(Section):
     releases: Annotated[int, Field(ge=1)] = 8
     bentos: Annotated[int, Field(ge=1)] = 3
     logged_models: Annotated[int, Field(ge=1)] = 20
-    reports_days: Positive = 90
+    reports_days: Positive = 90  # letters that nobody waits for, too
 
 
 class Schedule(Section):

@@ -38,7 +38,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 def compose(letter: Letter, conf: Mail) -> EmailMessage:
     """The mail, ready to be sent, under `LIMIT` bytes. Its Message-ID stays what it is, however often it is sent."""
-    stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(5)}"
+    stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{secrets.token_hex(4)}"  # so they sort as they came
     letter, bare = _short(_numbered(harmless(letter, (conf.smtp.password,))), conf, stamp)
     plots = _fitting([s.plot for s in letter.sections if s.plot], LIMIT - bare)
     return _message(_with_plots(letter, plots), plots, conf, stamp)

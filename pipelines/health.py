@@ -1,4 +1,4 @@
-"""What runs, as files say it: the supervisor and its children, the workers, archive, aliases, jobs, disk."""
+"""What runs, as files say it: the supervisor and its children, the workers, archive, aliases, jobs, mail, disk."""
 
 import shutil
 import sqlite3
@@ -14,6 +14,7 @@ from events.log import LocalLog
 from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Ledger
 from pipelines.loop import read_json
+from pipelines.outbox import FAILED, WAITING, letters, trouble
 from pipelines.overdue import late
 from pipelines.up import running
 from serving.report import WorkerReport, reports
@@ -150,6 +151,27 @@ def experiment(home: Home) -> Iterator[Part]:
     yield Part("experiment", "empty" if told.state == "none" else "ok", told.sentence, helps)
 
 
+def mail(home: Home) -> Iterator[Part]:
+    """Whether letters reach those whom they are for."""
+    failed, waiting, told = list(letters(home, FAILED)), list(letters(home, WAITING)), trouble(home)
+    if failed:
+        recipient, reason = next(iter(failed[-1].refused.items()), ("nobody", "its note is gone"))
+        what = f"refused letters: {len(failed)}; {failed[-1].subject[:80]!r} to {recipient}: {reason}"
+        yield Part("mail", "broken", what, "greenlight mail list")
+    elif waiting and told:
+        what = f"waiting letters: {len(waiting)}; {told['trouble']}"
+        yield Part("mail", "broken", what, "greenlight mail send tries at once", told["since_wall_ms"])
+    elif waiting:
+        due = min(max(letter.next_wall_ms, letter.posted_wall_ms) for letter in waiting)
+        what, runs = f"waiting letters: {len(waiting)}", running(home)
+        if runs and wall_ms() - due > SILENT_MS:
+            yield Part("mail", "broken", f"{what}; none is sent", f"tail {home.logs / 'mailing.log'}", due)
+        else:
+            yield Part("mail", "ok", what, "" if runs else "greenlight up, or greenlight mail send")
+    elif home.outbox.is_dir():
+        yield Part("mail", "ok", f"none waits; letters in {home.outbox}: {len(list(home.outbox.glob('*.eml')))}")
+
+
 def disk(home: Home) -> Iterator[Part]:
     free = shutil.disk_usage(home.root).free
     state: State = "broken" if free < SCARCE else "ok"
@@ -177,5 +199,6 @@ LOOKS: dict[str, Callable[[Home], Iterator[Part]]] = {
     "aliases": aliases,
     "jobs": jobs,
     "experiment": experiment,
+    "mail": mail,
     "disk": disk,
 }

@@ -1,4 +1,4 @@
-"""`greenlight prune`: old reports, snapshots, releases, Bentos and logged models go; nothing that is needed does.
+"""`greenlight prune`: old reports, letters, snapshots, releases, Bentos, logged models go; nothing that is needed does.
 
 Always kept: what a worker serves, what stands under an alias (in the ledger or in MLflow: champion, challenger,
 `previous`), the snapshots that those were trained on, the Bento that a fresh server starts with or that runs, and
@@ -26,6 +26,7 @@ from events.disk import sync
 from mlflow_server.ledger import Entry
 from mlflow_server.registry import Kept, Registry
 from pipelines.movement import DRIFT
+from pipelines.outbox import FAILED
 from pipelines.package import SERVICE
 from pipelines.promote import Chair, deciding
 from pipelines.strays import of_folder
@@ -37,7 +38,7 @@ GONE = ".pruned-"  # of a folder that is being removed
 
 @dataclass(frozen=True)
 class Removed:
-    kind: str  # report, snapshot, release, bento, logged model
+    kind: str  # report, letter, snapshot, release, bento, logged model
     name: str
     bytes: int  # that it took on this machine
 
@@ -61,7 +62,8 @@ def prune(home: Home, settings: Settings, *, dry_run: bool = False) -> Pruned:
     done = Pruned(dry_run)
     with _locked(home.root / "train.lock"), deciding(home, settings) as chair:
         pruning = _Pruning(home, settings, chair, done)
-        for step in (pruning.releases, pruning.bentos, pruning.snapshots, pruning.logged_models, pruning.reports):
+        built = (pruning.releases, pruning.bentos, pruning.snapshots, pruning.logged_models)
+        for step in (*built, pruning.reports, pruning.letters):
             try:
                 step()
             except (PlainError, OSError) as why:
@@ -143,6 +145,15 @@ class _Pruning:
             else:
                 self._remove("report", path.name, path, path.unlink)
 
+    def letters(self) -> None:
+        """Those that nobody waits for."""
+        limit = time.time() - self.retention.reports_days * 86_400
+        for file in sorted((*self.home.outbox.glob("*.eml"), *(self.home.outbox / FAILED).glob("*.eml"))):
+            if file.stat().st_mtime >= limit:
+                self._keep("letter")
+            else:
+                self._remove("letter", file.stem, file, partial(_forget, file))
+
     def _keep(self, kind: str) -> None:
         self.done.kept[kind] = self.done.kept.get(kind, 0) + 1
 
@@ -157,6 +168,11 @@ class _Pruning:
         for left in parent.glob(f"{GONE}*"):
             if not self.done.dry_run:
                 shutil.rmtree(left)
+
+
+def _forget(letter: Path) -> None:
+    letter.with_suffix(".json").unlink(missing_ok=True)
+    letter.unlink()
 
 
 def _needed(home: Home, chair: Chair, made: list[Entry], in_mlflow: list[Kept]) -> set[str]:

@@ -5,6 +5,7 @@
     archiving    the log becomes the history
     reconcile    aliases in MLflow and the ledger are kept in agreement
     schedule     what runs by a clock: prune, and all that a week of the loop needs
+    mailing      letters leave the outbox
 
 `up.json` in the home says how each one is; the lock beside it is held as long as the supervisor lives. Children are
 known by a variable that they were given, so one that outlives a killed supervisor is ended by the next.
@@ -33,7 +34,7 @@ from pipelines.serve import Start, api, api_port, registry, registry_port
 from pipelines.strays import end_marked
 from serving.keys import first_key
 
-LOOPS = ("archiving", "reconcile", "schedule")
+LOOPS = ("archiving", "reconcile", "schedule", "mailing")
 CHILDREN = ("registry", "api", *LOOPS)
 TICK_S = 0.1
 STOP_S = 20.0  # the longest that children may take to end by themselves, all together

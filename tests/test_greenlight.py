@@ -34,6 +34,7 @@ VERBS = [
     ["data", "simulate"],
     ["data", "fetch"],
 ]
+VERBS += [["mail", verb] for verb in ("list", "send", "drop", "test")]
 VERBS += [["keys", verb] for verb in ("create", "rotate", "revoke", "list")]
 
 
@@ -62,6 +63,7 @@ def test_every_verb_is_listed_above() -> None:
         (["train", "--model", "model.py"], "model.py:Class"),
         (["train"], "data import"),
         (["keys", "revoke", "nosuchkey"], "keys list"),
+        (["mail", "drop", "nosuchletter"], "mail list"),
         (["keys", "create", "site", "--scope", "root"], "read, events, admin"),
     ],
     ids=" ".join,

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from conf.home import Home
-from conf.settings import Retention, Settings
+from conf.settings import Mail, Retention, Settings, Smtp
 from mlflow_server.registry import Registry
 from mlflow_server.release import verify
+from monitoring.mail import Letter
+from pipelines.outbox import post
 from pipelines.promote import promote, rollback
 from pipelines.prune import GONE, Pruned, prune
 from serving.report import ArmReport, Reporter, WorkerReport
@@ -166,3 +168,13 @@ def test_it_waits_for_a_training_and_can_be_killed_at_any_moment(townhome: Home)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert digests(townhome) == {release(townhome, 1), release(townhome, 4)}
+
+
+def test_old_letters_go_but_those_that_wait(townhome: Home) -> None:
+    away = Settings(mail=Mail(via="smtp", smtp=Smtp(host="127.0.0.1", port=9)))
+    waits, fresh, old = (post(townhome, s, Letter("moved", "")) for s in (away, Settings(), Settings()))
+    for file in (townhome.outbox / "waiting" / f"{waits}.eml", townhome.outbox / f"{old}.eml"):
+        os.utime(file, (0, 0))
+    done = prune(townhome, Settings())
+    assert [item.name for item in done.removed if item.kind == "letter"] == [old]
+    assert {file.stem for file in townhome.outbox.rglob("*.eml")} == {waits, fresh}

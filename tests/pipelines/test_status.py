@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 
 from conf.home import Home
+from conf.settings import Mail, Settings, Smtp
 from events.clock import wall_ms
 from events.log import LocalLog
 from mlflow_server.registry import Registry
+from monitoring.mail import Letter
+from pipelines.carrier import Answer
 from pipelines.health import Part
 from pipelines.loop import write_json
+from pipelines.outbox import deliver, letters, post
 from pipelines.status import parts
 from serving.report import ArmReport, Refusal, Reporter, WorkerReport
 from tests.pipelines import town
@@ -147,6 +151,27 @@ def table(home: Home, beat: int, **change: Any) -> None:
     row = {"status": 0, "said": "fine", "ended_wall_ms": wall_ms(), "next_ms": wall_ms() + HOUR, "running": False}
     row |= {"clock": "wall", "command": "greenlight prune", "minutes": 60, **change}
     write_json(home.jobs, {"pid": 1, "beat_wall_ms": beat, "late_minutes": 10, "jobs": {"prune": row}})
+
+
+def test_letters_that_wait_or_were_refused(supervised: Home) -> None:
+    says(supervised, mailing="up")
+    post(supervised, Settings(), Letter("quiet", ""))
+    assert (found(supervised, "mail").state, "none waits" in found(supervised, "mail").detail) == ("ok", True)
+    away = Settings(mail=Mail(via="smtp", smtp=Smtp(host="127.0.0.1", port=9)))
+    name = post(supervised, away, Letter("moved", ""))
+    assert found(supervised, "mail").state == "ok"  # it was posted just now
+    file = supervised.outbox / "waiting" / f"{name}.eml"
+    os.utime(file, (0, wall_ms() / 1000 - 3600))
+    assert found(supervised, "mail").next == f"tail {supervised.logs / 'mailing.log'}"
+    deliver(supervised, away)
+    part = found(supervised, "mail")
+    assert (part.state, "127.0.0.1:9" in part.detail, "mail send" in part.next) == ("broken", True, True)
+    assert part.since_wall_ms
+    (letter,) = letters(supervised, "waiting")
+    letter.answers = {"ml-lead@localhost": Answer("refused", "550 no such user")}
+    letter.move(supervised.outbox / "failed")
+    part = found(supervised, "mail")
+    assert (part.state, "550 no such user" in part.detail, part.next) == ("broken", True, "greenlight mail list")
 
 
 def test_files_that_are_not_ours_break_their_part_only(townhome: Home) -> None:
