@@ -280,6 +280,24 @@ def train(
 
 
 @app.command()
+def precompute(as_json: Json = False) -> int:
+    """Slates for all viewers and the popularity ranking, from today's live state, for who is in charge.
+
+    Example: `greenlight precompute --json`
+    """
+    from pipelines.precompute import precompute as run
+
+    home, settings = _home()
+    with _progress("viewers:") as progress:
+        made = run(home, settings, progress)
+    if as_json:
+        _print(made, as_json)
+    else:
+        print(made.sentence)
+    return 0
+
+
+@app.command()
 def promote(
     version: Annotated[int, typer.Argument(help="The version's number, as the registry's pages show it.")],
     alias: Annotated[str, typer.Option(help="`champion`, or `challenger` to let it into an A/B.")] = "champion",

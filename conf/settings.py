@@ -306,21 +306,29 @@ class Retention(Section):
     reports_days: Positive = 90  # letters that nobody waits for, too
 
 
+def or_nothing(text: object) -> object:
+    """An empty variable is read as YAML's null: here it is an empty text."""
+    return "" if text is None else text
+
+
+Times = Annotated[str, BeforeValidator(or_nothing)]
+
+
 class Schedule(Section):
     """The jobs that run by the clock: when (five cron fields in `zone`; empty: never), and for how many minutes of wall
     time at most. Prune goes by the wall; all others by the home's clock."""
 
     zone: str = "UTC"
     late_minutes: Positive = 10  # a job that is due for so long, and does not run, is told by mail
-    experiment: str = "40 * * * *"  # one look at the running experiment
+    experiment: Times = "40 * * * *"  # one look at the running experiment
     experiment_minutes: Positive = 15
-    precompute: str = "15 3 * * *"
+    precompute: Times = "15 3 * * *"
     precompute_minutes: Positive = 60
-    prune: str = "30 4 * * *"
+    prune: Times = "30 4 * * *"
     prune_minutes: Positive = 60
-    drift: str = "0 5 * * *"  # the report, mailed
+    drift: Times = "0 5 * * *"  # the report, mailed
     drift_minutes: Positive = 30
-    retrain: str = "30 5 * * *"  # asked every day; `retrain` says when it is due
+    retrain: Times = "30 5 * * *"  # asked every day; `retrain` says when it is due
     retrain_minutes: Positive = 240
 
     @field_validator("zone")

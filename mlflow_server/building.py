@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from mlflow_server.release import (
     ReleaseError,
     canonical,
     files_below,
+    popular_bytes,
     ranked,
     sha256_of,
     verify,
 )
 from mlflow_server.topk import precompute
-from mlflow_server.viewers import past_of
+from mlflow_server.viewers import batch, past_of
 from models.base import Recommender, settings_of
 from models.interactions import Catalogue, Histories, Interactions, histories_of, live_counts
 from models.shelf import Shelved
@@ -95,11 +97,12 @@ def _write_parts(
     _write_catalogue(folder / "catalogue", catalogue)
     _write_viewers(folder / "viewers", histories, interactions, known)
     np.save(folder / "counts.npy", live.counts, allow_pickle=False)
-    made = precompute(model, histories, live, now_ms, progress)
+    made = precompute(model, len(histories), partial(batch, histories), live, now_ms, progress)
     (folder / "topk").mkdir()
     np.save(folder / "topk" / "items.npy", made.items, allow_pickle=False)
     np.save(folder / "topk" / "scores.npy", made.scores, allow_pickle=False)
-    _write_popular(folder / "popularity.json", interactions, live.decayed(half_life))
+    met = np.bincount(interactions.latest().items, minlength=len(catalogue))
+    (folder / "popularity.json").write_bytes(popular_bytes(ranked(catalogue, live.decayed(half_life), met, now_ms)))
     cls = type(model)
     return {
         "format": FORMAT,
@@ -203,19 +206,6 @@ def _write_viewers(folder: Path, histories: Histories, interactions: Interaction
     past = past_of(interactions, known)
     for name in PAST_ARRAYS:
         np.save(folder / f"{name}.npy", getattr(past, name), allow_pickle=False)
-
-
-def _write_popular(path: Path, interactions: Interactions, liked: np.ndarray) -> None:
-    met = np.bincount(interactions.latest().items, minlength=len(liked))
-    popular = ranked(interactions.catalogue, liked, met, interactions.end_ms)
-    body = {
-        "codes": popular.codes.tolist(),
-        "ids": popular.ids,
-        "titles": popular.titles,
-        "scores": popular.scores,
-        "end_ms": popular.end_ms,
-    }
-    _write_json(path, {"sha256": sha256_of(canonical(body)), "body": body})
 
 
 def _inventory(folder: Path) -> dict[str, dict[str, Any]]:

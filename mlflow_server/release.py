@@ -229,15 +229,23 @@ def load_topk(checked: Checked) -> TopK:
 def load_popular(folder: Path) -> Popular:
     """The popularity ranking, by its own checksum: it needs no other file, not even the manifest."""
     path = folder / "popularity.json"
-    return _popular(_json(_bytes(path), path), path)
+    return popular_from(_json(_bytes(path), path), path)
 
 
 def checked_popular(checked: Checked) -> Popular:
     """The same ranking, as the manifest names it."""
-    return _popular(checked.json("popularity.json"), checked.folder / "popularity.json")
+    return popular_from(checked.json("popularity.json"), checked.folder / "popularity.json")
 
 
-def _popular(whole: Any, path: Path) -> Popular:
+def popular_bytes(popular: Popular) -> bytes:
+    """The ranking as it is stored, with its checksum."""
+    body = {name: getattr(popular, name) for name in ("ids", "titles", "scores", "end_ms")}
+    body["codes"] = popular.codes.tolist()
+    return canonical({"sha256": sha256_of(canonical(body)), "body": body})
+
+
+def popular_from(whole: Any, path: Path) -> Popular:
+    """The ranking from what was stored; ReleaseError where it is damaged."""
     try:
         body = whole["body"]
         if sha256_of(canonical(body)) != whole["sha256"]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlflow_server.viewers import batch
 from models.base import Recommender
 from models.interactions import Histories, LiveCounts
 
@@ -26,17 +25,18 @@ class TopK:
 
 def precompute(
     model: Recommender,
-    histories: Histories,
+    viewers: int,
+    histories: Callable[[int, int], Histories],
     live: LiveCounts,
     now_ms: int,
     progress: Callable[[int, int], None] | None = None,
     limit_s: float = LIMIT_S,
 ) -> TopK:
-    """Slates of all viewers of `histories`, in batches. A model at fault or too slow leaves rows of -1, and a note.
+    """Slates of so many viewers, in batches. A model at fault or too slow leaves rows of -1, and a note.
 
-    Batches grow from one viewer while they take less than a second, so a slow model is noticed early.
+    histories: of the viewers from one number to another (exclusive). Batches grow from one viewer while they take less
+    than a second, so a slow model is noticed early.
     """
-    viewers = len(histories)
     items = np.full((viewers, K), -1, np.int32)
     scores = np.full((viewers, K), -np.inf, np.float32)
     largest, size, done, started = max(1, BATCH_SCORES // max(1, len(live.catalogue))), 1, 0, time.monotonic()
@@ -48,7 +48,7 @@ def precompute(
             break
         stop = min(done + size, viewers)
         try:
-            made = model.slates(batch(histories, done, stop), live, now_ms, K)
+            made = model.slates(histories(done, stop), live, now_ms, K)
         except Exception as why:  # noqa: BLE001 - a model's own code runs here and may raise anything
             note = f"{done} of {viewers} viewers: the model raised {type(why).__name__}: {why}"
             break

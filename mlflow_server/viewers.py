@@ -1,5 +1,6 @@
 """The viewers known at a snapshot, with their histories; one of them, or none, as a batch for a model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -93,6 +94,24 @@ def batch(histories: Histories, start: int, stop: int) -> Histories:
         seen_items=histories.seen_items[seen],
         catalogue=histories.catalogue,
     )
+
+
+def joined(parts: Sequence[Histories]) -> Histories:
+    """Several batches over the same catalogue as one."""
+    return Histories(
+        viewer_ids=[user_id for part in parts for user_id in part.viewer_ids],
+        indptr=_bounds([part.indptr for part in parts]),
+        items=np.concatenate([part.items for part in parts]),
+        times=np.concatenate([part.times for part in parts]),
+        strengths=np.concatenate([part.strengths for part in parts]),
+        seen_indptr=_bounds([part.seen_indptr for part in parts]),
+        seen_items=np.concatenate([part.seen_items for part in parts]),
+        catalogue=parts[0].catalogue,
+    )
+
+
+def _bounds(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([NOTHING[:1], np.cumsum(np.concatenate([np.diff(part) for part in parts]))])
 
 
 def nobody(histories: Histories, user_id: str) -> Histories:

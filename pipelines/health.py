@@ -13,6 +13,7 @@ from events.event import EVENTS
 from events.log import LocalLog
 from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Ledger
+from pipelines.limited import output_of
 from pipelines.loop import read_json
 from pipelines.outbox import FAILED, WAITING, letters, trouble
 from pipelines.overdue import late
@@ -135,7 +136,7 @@ def jobs(home: Home) -> Iterator[Part]:
             state: State = "broken" if wanted else "empty"
             yield Part(f"{name} job", state, job.what, job.next if wanted else "greenlight up", job.since_wall_ms)
         elif status > 1:
-            helps = f"{row['command']}; all it said: {home.logs / f'job-{name}.log'}"
+            helps = f"{row['command']}; all it said: {output_of(home, name)}"
             yield Part(f"{name} job", "broken", f"status {status}; {last}", helps, ended)
         else:
             words = f"{'refused; ' if status else ''}{'runs now; ' if row['running'] else ''}{last}"

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from conf.home import Home
 from pipelines.strays import end_marked
 
-MARK = "UNDER_GREENLIGHT_JOB"  # the variable by which whatever a command begins is known, in whatever session
+MARK = "UNDER_GREENLIGHT_JOB"  # begins the variable by which whatever a command begins is known, in any session
 TICK_S = 0.2
 PATIENCE_S = 10.0  # that a command has to end by itself, once it was asked
 SAID = 600  # of its last characters that are kept
@@ -37,11 +38,11 @@ def run(
 
     tick: called every fifth of a second; where it returns False, the command is ended, and there is no result.
     """
-    mark = f"{os.getpid()}-{time.monotonic_ns()}"
+    mark = f"{MARK}_{os.getpid()}_{time.monotonic_ns()}"  # a command that runs another so leaves ours on it
     with output.open("wb") as file:
         process = subprocess.Popen(
             command,
-            env={**environment, MARK: mark},
+            env={**environment, mark: "1"},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -56,13 +57,18 @@ def run(
         if process.poll() is None:
             _end(process, patience_s)
     finally:
-        end_marked(f"{MARK}={mark}")
+        end_marked(f"{mark}=1")
         process.wait()
     said = last_words(output)
     if not in_time:
         why = f"it did not end within {limit_s / 60:g} min and was ended, with all that it began; it said last: "
         return Ended(STOPPED, why + (said or "nothing"))
     return Ended(process.returncode, said) if wanted else None
+
+
+def output_of(home: Home, job: str) -> Path:
+    """Where all that a job said, when it ran last, is kept."""
+    return home.logs / f"job-{job}.log"
 
 
 def last_words(output: Path) -> str:

@@ -1,4 +1,6 @@
-"""The loop that sends what waits in the outbox: `python -m pipelines.mailing`. `greenlight up` runs it."""
+"""The loop that sends what waits in the outbox: `python -m pipelines.mailing`. `greenlight up` runs it.
+
+It also watches over the scheduler, since what has to be told must not depend on who has to be told of."""
 
 import logging
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from conf.home import Home
 from conf.settings import Settings, load
 from pipelines.loop import asked_to_end, speak
 from pipelines.outbox import deliver
+from pipelines.watch import Watch
 
 log = logging.getLogger("greenlight.mailing")
 
@@ -40,13 +43,16 @@ class Mailing:
         self.trouble = trouble
 
 
-def run(mailing: Mailing, wait: Callable[[float], bool]) -> None:
+def run(mailing: Mailing, watch: Watch, wait: Callable[[float], bool]) -> None:
     """Step until `wait` (for some seconds) says that it is time to end."""
-    mailing.step()
-    while not wait(mailing.settings.workers.mail_every_s):
+    while True:
+        watch.step()
         mailing.step()
+        if wait(mailing.settings.workers.mail_every_s):
+            return
 
 
 if __name__ == "__main__":
     speak()
-    run(Mailing(Home.from_environment().open(), load()), asked_to_end().wait)
+    _home, _settings = Home.from_environment().open(), load()
+    run(Mailing(_home, _settings), Watch(_home, _settings), asked_to_end().wait)

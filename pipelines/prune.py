@@ -38,7 +38,7 @@ GONE = ".pruned-"  # of a folder that is being removed
 
 @dataclass(frozen=True)
 class Removed:
-    kind: str  # report, letter, snapshot, release, bento, logged model
+    kind: str  # report, letter, snapshot, release, made ahead, bento, logged model
     name: str
     bytes: int  # that it took on this machine
 
@@ -62,7 +62,7 @@ def prune(home: Home, settings: Settings, *, dry_run: bool = False) -> Pruned:
     done = Pruned(dry_run)
     with _locked(home.root / "train.lock"), deciding(home, settings) as chair:
         pruning = _Pruning(home, settings, chair, done)
-        built = (pruning.releases, pruning.bentos, pruning.snapshots, pruning.logged_models)
+        built = (pruning.releases, pruning.made_ahead, pruning.bentos, pruning.snapshots, pruning.logged_models)
         for step in (*built, pruning.reports, pruning.letters):
             try:
                 step()
@@ -93,6 +93,15 @@ class _Pruning:
                 self._keep("release")
             else:
                 self._remove("release", digest, folder, partial(self.depot.remove, digest))
+
+    def made_ahead(self) -> None:
+        """What was made anew beside releases."""
+        for folder in _folders(self.home.live):
+            if folder.name in self.releases_kept:
+                self._keep("made ahead")
+            else:
+                self._remove("made ahead", folder.name, folder)
+        self._sweep(self.home.live)
 
     def bentos(self) -> None:
         parent = self.home.bentos / "bentos" / SERVICE

@@ -27,8 +27,10 @@ from conf.settings import Schedule, Settings, load
 from events.clock import now_ms, wall_ms
 from pipelines import limited
 from pipelines.cron import Times, times
-from pipelines.limited import Ended
+from pipelines.limited import Ended, output_of
 from pipelines.loop import asked_to_end, read_json, speak, step_aside, write_json
+from pipelines.notices import of_ended
+from pipelines.outbox import post
 
 log = logging.getLogger("greenlight.schedule")
 
@@ -36,10 +38,12 @@ LOOK_S = 20.0  # the longest sleep: a wall clock that was set is noticed within 
 EVENT_LOOK_S = 1.0  # an event clock runs as fast as events come
 BEAT_MS = 5_000  # how often the scheduler says that it lives
 DAY_MS = 86_400_000
-KEPT = ("since_ms", "began_wall_ms", "ended_wall_ms", "status", "said")  # of an earlier life's rows
+KEPT = ("since_ms", "began_wall_ms", "ended_wall_ms", "status", "said", "told")  # of an earlier life's rows
 
 VERBS: dict[str, tuple[str, ...]] = {  # each job's words, as after `greenlight`; `schedule.<name>` is its time
     "experiment": ("experiment", "advance"),
+    "drift": ("report", "drift", "--mail"),
+    "precompute": ("precompute",),
     "prune": ("prune",),
 }
 BY_THE_WALL = ("prune",)
@@ -74,6 +78,7 @@ class Scheduler:
     """Runs what is due, one job at a time.
 
     run_job: runs a job's verb, and calls what it is given now and then while it waits; None where it was broken off.
+    tell: gets a job that did not end well, once until what it says is another.
     """
 
     def __init__(
@@ -82,8 +87,10 @@ class Scheduler:
         wanted: Sequence[Job],
         run_job: Callable[[Job, Callable[[], None]], Ended | None],
         late_minutes: float = 10,
+        tell: Callable[[Job, Ended, int], None] = lambda job, ended, began_wall_ms: None,
     ) -> None:
-        self.home, self.jobs, self._run_job, self._late_minutes = home, list(wanted), run_job, late_minutes
+        self.home, self.jobs, self._run_job = home, list(wanted), run_job
+        self._late_minutes, self._tell = late_minutes, tell
         self._written: tuple[int, Any] = (0, None)
         known = (read_json(home.jobs) or {}).get("jobs") or {}
         self.table: dict[str, dict[str, Any]] = {job.name: _row(job, known.get(job.name)) for job in self.jobs}
@@ -126,6 +133,10 @@ class Scheduler:
         row |= {"status": ended.status, "said": ended.said, "ended_wall_ms": wall_ms(), "running": False}
         row["since_ms"] = max(now[job.name], row["next_ms"])
         log.info("%s ended with status %d: %s", job.name, ended.status, ended.said)
+        trouble = f"{ended.status}: {ended.said}" if ended.status else ""
+        if trouble and trouble != row.get("told"):
+            self._tell(job, ended, row["began_wall_ms"])
+        row["told"] = trouble
         _plan(job, row, now[job.name])
         return self.beat()
 
@@ -158,14 +169,26 @@ def run_verb(home: Home, end: threading.Event) -> Callable[[Job, Callable[[], No
 
         home.logs.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "greenlight", *job.words]
-        return limited.run(command, home.environment(), home.logs / f"job-{job.name}.log", 60 * job.minutes, tick)
+        return limited.run(command, home.environment(), output_of(home, job.name), 60 * job.minutes, tick)
 
     return run
 
 
+def by_mail(home: Home, settings: Settings) -> Callable[[Job, Ended, int], None]:
+    """Posts a letter about a job that did not end well. A full disk keeps no job from running."""
+
+    def tell(job: Job, ended: Ended, began_wall_ms: int) -> None:
+        try:
+            post(home, settings, of_ended(job.name, job.command, ended, began_wall_ms, output_of(home, job.name)))
+        except OSError as why:
+            log.warning("no letter could be kept about %s: %s", job.name, why.strerror or why)
+
+    return tell
+
+
 def _main(home: Home, settings: Settings, end: threading.Event) -> None:
     wanted = jobs(settings.schedule, settings.clock)
-    scheduler = Scheduler(home, wanted, run_verb(home, end), settings.schedule.late_minutes)
+    scheduler = Scheduler(home, wanted, run_verb(home, end), settings.schedule.late_minutes, by_mail(home, settings))
     while not end.wait(scheduler.step(wall_ms(), _home_now(home, settings))):
         pass
 

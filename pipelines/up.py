@@ -5,7 +5,7 @@
     archiving    the log becomes the history
     reconcile    aliases in MLflow and the ledger are kept in agreement
     schedule     what runs by a clock: prune, and all that a week of the loop needs
-    mailing      letters leave the outbox
+    mailing      letters leave the outbox; one is written when a job is overdue
 
 `up.json` in the home says how each one is; the lock beside it is held as long as the supervisor lives. Children are
 known by a variable that they were given, so one that outlives a killed supervisor is ended by the next.

@@ -92,13 +92,13 @@ async def stale(request: Request, opened: Opened, cache: Cache) -> Slate:
 
 
 async def precomputed(request: Request, opened: Opened, cache: Cache) -> Slate:
-    """The slate made when the release was built, without what the viewer has seen since."""
-    ahead = opened.ahead
-    if ahead is None:
+    """The slate that was made ahead, today's or the release's own, without what the viewer has seen since."""
+    if opened.ahead is None and opened.newer is None:
         raise RungUnavailable("not_loaded", opened.trouble)
-    row = ahead.rows.get(request.user_id)
-    if row is None:
-        raise RungUnavailable("unknown_viewer", "no slate was made ahead for a viewer not in the snapshot")
+    found = opened.made_ahead(request.user_id)
+    if found is None:
+        raise RungUnavailable("unknown_viewer", "no slate was made ahead for a viewer who is new")
+    ahead, row = found
     items, scores = ahead.topk.items[row], ahead.topk.scores[row]
     if opened.live is not None:
         unseen = ~np.isin(items, opened.live.seen(request.user_id))

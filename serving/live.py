@@ -86,6 +86,11 @@ class Live:
         """Viewers of the release, for warming up."""
         return list(self._viewers.rows)
 
+    @property
+    def lately(self) -> list[str]:
+        """Viewers who did something since the release."""
+        return list(self._since)
+
     def history(self, user_id: str) -> Histories:
         """The history of one viewer, as a batch of one; empty for a viewer never seen.
 

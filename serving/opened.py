@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 from threadpoolctl import threadpool_limits
 
 from conf.settings import Settings
 from mlflow_server import release
+from mlflow_server.refreshed import Refreshed
 from mlflow_server.release import Checked, Popular, ReleaseError
 from mlflow_server.topk import TopK
 from models.base import Recommender, slates
@@ -57,7 +59,7 @@ class Ready:
 
 @dataclass(frozen=True, eq=False)
 class Ahead:
-    """Slates made ahead for known viewers."""
+    """Slates made ahead for known viewers: when the release was built, or later beside it."""
 
     topk: TopK
     rows: dict[str, int]
@@ -67,8 +69,9 @@ class Ahead:
 class Opened:
     """A release, open for requests. Each part is replaced whole, so a request sees the old one or the new one.
 
-    ready, ahead, live: None while they cannot be read; `trouble` says why. popular is always there. Every byte is
-    checked as it is read; only in a release that is in trouble may the ranking have no more than its own checksum.
+    ready, ahead, live: None while they cannot be read; `trouble` says why. popular is always there. newer: what was
+    made anew beside the release, if anything; the release's own is the floor. Every byte is checked as it is read; only
+    in a release that is in trouble may the ranking have no more than its own checksum.
     """
 
     def __init__(self, folder: Path, packaged: Packaged | None, settings: Settings) -> None:
@@ -77,6 +80,7 @@ class Opened:
         self._popular: Popular = release.load_popular(folder)
         self.ready: Ready | None = None
         self.ahead: Ahead | None = None
+        self.newer: tuple[Ahead, Popular] | None = None
         self.live: Live | None = None
         self.trouble, self._not_ahead = "not tried yet", ""
         self.inline = False
@@ -96,7 +100,26 @@ class Opened:
 
     @property
     def popular(self) -> Popular:
-        return self.live.popular if self.live else self._popular
+        if self.live:
+            return self.live.popular
+        return self.newer[1] if self.newer else self._popular
+
+    def made_ahead(self, user_id: str) -> tuple[Ahead, int] | None:
+        """The newest slates that hold one of this viewer, and its row."""
+        for ahead in (self.newer[0] if self.newer else None, self.ahead):
+            if ahead is not None and (row := ahead.rows.get(user_id)) is not None:
+                return ahead, row
+        return None
+
+    def take_up(self, made: Refreshed) -> None:
+        """Serve what was made anew beside the release. Its movies get the codes that they have in the live state."""
+        items, names = made.items, Names(made.movies, made.titles)
+        if self.live is not None:
+            codes = self.live.codes
+            items = np.array([*(codes.get(movie, -1) for movie in made.movies), -1], np.int32)[items]
+            names = self.live.names
+        rows = {user: row for row, user in enumerate(made.viewers)}
+        self.newer = Ahead(TopK(items, made.scores, made.note), rows, names), made.popular
 
     def clock_ms(self) -> int:
         """The home's now: with the event clock, the newest viewer event, or the last of the release's snapshot."""
@@ -106,7 +129,7 @@ class Opened:
         """The moment from which models look back: the home's now, on the event clock just after its event."""
         if self.settings.clock == "wall":
             return time.time_ns() // 1_000_000
-        return self.live.now_ms if self.live else self._popular.end_ms
+        return self.live.now_ms if self.live else self.popular.end_ms
 
     def start(self) -> None:
         """Look after what is missing, in the background."""
@@ -129,7 +152,8 @@ class Opened:
 
     def shares_with(self, other: "Opened") -> bool:
         """Whether the lower rungs of the two are the same."""
-        return self.pool is other.pool and self.ahead is other.ahead and self.live is other.live
+        parts = ("pool", "ahead", "newer", "live")
+        return all(getattr(self, part) is getattr(other, part) for part in parts)
 
     def refresh(self) -> None:
         """Try to read what is missing; `trouble` says what is wrong."""

@@ -21,6 +21,7 @@ from serving.feed import Feed
 from serving.live import Live
 from serving.opened import Opened
 from serving.opening import Opener
+from serving.refreshing import Refreshing
 from serving.report import BEAT_S, ArmReport, Reporter, WorkerReport
 from serving.router import Arm, arm_of
 
@@ -101,7 +102,7 @@ class Shelf:
             offset=champion.live.offset if champion.live else 0,
             arms={arm: _told(of) for arm, of in placed.items() if of},
             refused=self._keeper.opener.refused if self._keeper else {},
-            trouble=(self._keeper.trouble or self._keeper.feed.trouble) if self._keeper else "",
+            trouble=self._keeper.troubles if self._keeper else "",
         )
 
 
@@ -125,12 +126,17 @@ class _Keeper:
         self.follower, self.opener = Follower(home.ledger, public), Opener(home, packaged, public, self._catch_up)
         self.reporter = Reporter(home)
         self.feed, self._ahead = (Feed(home, shelf.settings) for _ in range(2))  # one for each thread
+        self.refreshing = Refreshing(home)
         self._begun: WeakSet[Live] = WeakSet()
         self.trouble = ""
         self._open = [packaged]
         self._leaving: list[tuple[float, Opened]] = []
         self._closing = threading.Event()
         self._threads = [threading.Thread(target=run, daemon=True) for run in (self._follow, self._keep_up)]
+
+    @property
+    def troubles(self) -> str:
+        return self.trouble or self.feed.trouble or self.refreshing.trouble
 
     def start(self) -> None:
         self.reporter.start()
@@ -257,6 +263,7 @@ class _Keeper:
             try:
                 for opened in self._open:
                     self._take_in(opened, self.feed, FOLLOW_S)
+                self.refreshing.look(self._open)
             except Exception:  # serving goes on with the live state that is there
                 log.exception("following the log failed; it is tried again")
             report = self.shelf.report()

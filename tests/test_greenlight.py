@@ -23,6 +23,7 @@ VERBS = [
     ["demo"],
     ["up"],
     ["status"],
+    ["precompute"],
     ["promote"],
     ["rollback"],
     ["prune"],

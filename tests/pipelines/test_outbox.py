@@ -11,6 +11,7 @@ from monitoring.mail import Letter
 from pipelines.carrier import Answer
 from pipelines.mailing import Mailing, run
 from pipelines.outbox import OutboxError, deliver, drop, letters, post, reopen, trouble
+from pipelines.watch import Watch
 
 AWAY = Settings(mail=Mail(via="smtp", smtp=Smtp(host="127.0.0.1", port=9)))
 LETTER = Letter("moved: retrain now", "Viewers rate lower.")
@@ -76,7 +77,7 @@ def test_the_loop_says_a_trouble_once_and_that_it_is_over(home: Home, caplog: py
     def wait(seconds: float) -> bool:
         return next(rounds)
 
-    run(loop, wait)
+    run(loop, Watch(loop.home, loop.settings), wait)
     loop.settings = Settings()
     loop.step()
     told = [record.getMessage() for record in caplog.records if record.name == "greenlight.mailing"]

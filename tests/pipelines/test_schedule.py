@@ -6,18 +6,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from email import message_from_bytes, policy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conf.home import Home
-from conf.settings import Schedule
+from conf.settings import Schedule, Settings
 from events.clock import wall_ms
 from pipelines import limited
 from pipelines.cron import times
 from pipelines.limited import MARK, STOPPED, Ended
-from pipelines.schedule import Job, Scheduler, jobs, run_verb
+from pipelines.schedule import Job, Scheduler, by_mail, jobs, run_verb
 
 HOUR, DAY = 3_600_000, 86_400_000
 NOON = 1_795_694_400_000  # a Thursday, at twelve
@@ -145,6 +146,29 @@ def test_another_clock_begins_to_count_anew(home: Home) -> None:
     assert ran.names == []
 
 
+def test_a_job_that_does_not_end_well_is_told_once_until_it_says_another_thing(home: Home) -> None:
+    told: list[str] = []
+    ends = iter([Ended(2, "no disk"), Ended(2, "no disk"), Ended(1, "no disk"), Ended(0, ""), Ended(2, "no disk")])
+    lived(home, job(), until=NOON - HOUR)
+    for hour in range(5):
+        scheduler = Scheduler(
+            home, [job()], lambda wanted, beat: next(ends), tell=lambda _, ended, began: told.append(str(ended.status))
+        )
+        scheduler.step(NOON + hour * HOUR, 0)  # another life each time
+    assert told == ["2", "1", "2"]
+
+
+def test_the_letter_says_what_happened_and_what_to_do(home: Home) -> None:
+    ended = Ended(STOPPED, "it did not end within 60 min")
+    by_mail(home, Settings())(job(words=("retrain", "--if-due"), name="retrain"), ended, NOON)
+    (file,) = home.outbox.glob("*.eml")
+    letter = message_from_bytes(file.read_bytes(), policy=policy.default)
+    assert letter["Subject"] == "retrain did not end and was ended"
+    text = letter.get_body(("plain",)).get_content()  # type: ignore[attr-defined]
+    for word in ("within 60 min", "greenlight retrain --if-due", "job-retrain.log", f"status {STOPPED}"):
+        assert word in text
+
+
 def test_how_a_verb_ended_is_kept(home: Home) -> None:
     failing = job(words=("why", "no-such-id"))
     lived(home, failing, until=NOON - HOUR)
@@ -175,7 +199,7 @@ def test_what_a_command_leaves_behind_is_ended_and_so_is_one_that_nobody_waits_f
 
 def ours() -> list[int]:
     """Processes that a command of this process began."""
-    found, mark = [], f"{MARK}={os.getpid()}-".encode()
+    found, mark = [], f"{MARK}_{os.getpid()}_".encode()
     for entry in Path("/proc").glob("[0-9]*/environ"):
         try:
             if any(word.startswith(mark) for word in entry.read_bytes().split(b"\0")):

@@ -16,7 +16,11 @@ import httpx
 import pytest
 
 from conf.home import Home
+from events.clock import wall_ms
+from pipelines import health
 from pipelines.child import MARK
+from pipelines.cron import times
+from pipelines.schedule import Job, Scheduler
 from pipelines.strays import end_marked, marked
 from pipelines.up import CHILDREN, mark, running
 
@@ -139,6 +143,33 @@ def test_it_comes_up_after_everything_or_only_the_supervisor_was_killed(home: Ho
     third.process.terminate()
     assert third.process.wait(PATIENCE_S) == 0
     assert family(home) == []
+
+
+def test_an_overdue_job_is_told_by_mail_though_the_scheduler_is_what_dies(
+    home: Home, up: Callable[..., Up], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GREENLIGHT_SCHEDULE__LATE_MINUTES", "0.05")
+    for name in ("EXPERIMENT", "PRECOMPUTE", "DRIFT", "RETRAIN"):
+        monkeypatch.setenv(f"GREENLIGHT_SCHEDULE__{name}", "")
+    hourly = Job("prune", ("prune",), times("0 * * * *", "UTC"), "wall", 60)
+    earlier = Scheduler(home, [hourly], lambda job, beat: None, 0.05)
+    earlier.step(wall_ms() - 3 * 3_600_000, 0)  # it lived three hours ago
+    first = up(home)
+    killed, seen = set[int](), set[tuple[str, str]]()
+
+    def alarmed() -> list[Path]:
+        child = first.children().get("schedule", {})
+        if child.get("pid"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child["pid"], signal.SIGKILL)
+            killed.add(child["pid"])
+        seen.update((part.state, part.next) for part in health.jobs(home))
+        return list(home.outbox.glob("*.eml"))
+
+    (letter,) = within(alarmed, first)
+    assert b"Subject: overdue: prune" in letter.read_bytes()
+    assert killed
+    assert ("broken", "greenlight prune") in seen, "status says so, too"
 
 
 def test_a_port_that_is_taken_and_a_time_that_is_none_are_sentences(

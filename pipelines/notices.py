@@ -1,0 +1,33 @@
+"""Letters about jobs: one that failed, was refused or did not end, and those that are overdue."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from conf.home import Home
+from events.clock import when
+from monitoring.letter import Letter, Section
+from pipelines.limited import STOPPED, Ended
+from pipelines.overdue import Late
+
+
+def of_ended(job: str, command: str, ended: Ended, began_wall_ms: int, output: Path) -> Letter:
+    """A job that did not end well. command: to run it again; output: where all that it said is kept."""
+    decision = {1: "was refused", STOPPED: "did not end and was ended"}.get(ended.status, "failed")
+    facts = (f"Began {when(began_wall_ms)}, ended with status {ended.status}.", f"All that it said: {output}")
+    return Letter(
+        subject=f"{job} {decision}",
+        summary=ended.said or "It said nothing.",
+        sections=(Section("What happened", facts), Section("Next", (command, "greenlight status"))),
+    )
+
+
+def of_overdue(home: Home, jobs: Sequence[Late]) -> Letter:
+    """Jobs whose time has passed and that do not run."""
+    names = ", ".join(job.name for job in jobs)
+    rows = (("job", "what is wrong", "since", "next"), *((j.name, j.what, when(j.since_wall_ms), j.next) for j in jobs))
+    helps = ("greenlight status", f"tail {home.logs / 'schedule.log'}", "greenlight up, where it does not run any more")
+    return Letter(
+        subject=f"overdue: {names}",
+        summary=f"{names} should have run by now. The scheduler may have died; until it is back, no job runs.",
+        sections=(Section("Overdue", rows=rows), Section("Next", helps)),
+    )
