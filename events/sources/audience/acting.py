@@ -9,6 +9,7 @@ SCALE = 10.0  # of the ratings; 7 and more are likings
 NAME = "simulated"  # the dialect in event ids
 DRAWS = 4  # numbers in [0, 1) that an act takes
 SHORTEST, LONGEST = 80.0, 140.0  # minutes of a movie
+STARS = 0.9  # of a rating, for each logit of liking
 STEP_MS = 2000  # from one place of a slate to the next
 MINUTE_MS = 60_000
 
@@ -81,5 +82,5 @@ def in_order(chunks: Iterable[Chunk]) -> Iterator[AnyEvent]:
 
 def _stars(opinion: float) -> float:
     if opinion > 0:
-        return 7.0 + min(3, int(1.1 * opinion))
-    return max(1.0, 6.0 - int(-1.1 * opinion))
+        return 7.0 + min(3, int(STARS * opinion))
+    return max(1.0, 6.0 - int(-STARS * opinion))
