@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.browser import chromium
+from benchmarks import letters
+from benchmarks.browser import Page, chromium
 from benchmarks.running import up
 from conf.home import Home
 from mlflow_server.accounts import accounts
@@ -36,8 +37,18 @@ def main(home: Home) -> None:
             page.write_text(_page(lambda console: console.print(parts_table(parts(home)))))
         browser.open(page.as_uri())
         browser.picture(DOCS / "status.png", 1200, 410)
+        _letter(home, browser, page)
     plots = sorted(home.artifacts.rglob("*.png"), key=lambda file: file.stat().st_mtime)
     shutil.copyfile(plots[-1], DOCS / "candidates.png")
+
+
+def _letter(home: Home, browser: Page, page: Path) -> None:
+    """The newest letter in the outbox, as a phone and a desk show it."""
+    for letter in sorted(home.outbox.glob("*.eml"))[-1:]:
+        page.write_text(letters.page(letter.read_bytes()))
+        browser.open(page.as_uri())
+        for width in (390, 1000):
+            browser.picture(DOCS / f"mail-{width}.png", width, 1500)
 
 
 def _page(draw: Callable[[Console], None]) -> str:

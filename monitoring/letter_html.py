@@ -25,9 +25,10 @@ a { color: #0b5cad; }
 .wide { overflow-x: auto; margin: 0 0 14px; }
 table { border-collapse: collapse; width: 100%; overflow-wrap: normal; }
 th, td { text-align: left; vertical-align: top; padding: 7px 14px 7px 0; border-bottom: 1px solid #d5dbe1; }
-th { font-weight: 600; border-bottom-color: #8b96a1; }
+th { font-weight: 600; vertical-align: bottom; border-bottom-color: #8b96a1; }
 th:last-child, td:last-child { padding-right: 0; }
-.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.number { white-space: nowrap; }
 .long { overflow-wrap: anywhere; min-width: 8em; }
 @media (prefers-color-scheme: dark) {
   body { background: #14181c; color: #e4e8ec; }
@@ -81,13 +82,17 @@ def _section(section: Section, pictures: Mapping[str, str]) -> Iterator[str]:
 
 def _table(rows: tuple[tuple[str, ...], ...]) -> Iterator[str]:
     names, *body = rows
-    numeric = [bool(body) and all(NUMBER.fullmatch(cell) for cell in column if cell) for column in zip(*body)]  # noqa: B905
-    numeric += [False] * (len(names) - len(numeric))
+    numeric = [_is_numeric([row[place] for row in body]) for place in range(len(names))]
     yield '<div class="wide"><table>'
     for tag, row in (("th", names), *(("td", row) for row in body)):
         cells = (f"<{tag}{_kind(cell, right)}>{escape(cell)}</{tag}>" for cell, right in zip(row, numeric, strict=True))
         yield f"<tr>{''.join(cells)}</tr>"
     yield "</table></div>"
+
+
+def _is_numeric(cells: list[str]) -> bool:
+    filled = [cell for cell in cells if cell]
+    return bool(filled) and all(NUMBER.fullmatch(cell) for cell in filled)
 
 
 def _kind(cell: str, numeric: bool) -> str:
@@ -101,7 +106,7 @@ def _paragraphs(*lines: str) -> Iterator[str]:
 
 
 def _link(link: str) -> str:
-    """A link where it is one of the web; a path is shown, since no mail program opens it."""
-    if re.match(r"https?://", link, re.IGNORECASE):
+    """A link to the web or to a file of this machine; anything else is shown, since it could be a script."""
+    if re.match(r"https?://|file:///", link, re.IGNORECASE):
         return f'<a href="{escape(link)}">The full report</a>'
     return f"The full report: {escape(link)}"

@@ -163,8 +163,8 @@ def check_harmless(words: str) -> None:
     assert "\u202e" not in text + html
 
 
-def test_a_link_that_is_not_of_the_web_is_not_clickable() -> None:
-    for link in ("javascript:alert(1)", "/home/lead/report.html", "data:text/html,x"):
+def test_a_link_that_could_be_a_script_or_another_machines_file_is_not_clickable() -> None:
+    for link in ("javascript:alert(1)", "/home/lead/report.html", "data:text/html,x", "file://host/share"):
         text, html, _ = parts(sent(Letter("moved", "", (), link)))
         assert "href" not in html
         assert link in text
