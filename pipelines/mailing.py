@@ -1,6 +1,7 @@
 """The loop that sends what waits in the outbox: `python -m pipelines.mailing`. `greenlight up` runs it.
 
-It also watches over the scheduler, since what has to be told must not depend on who has to be told of."""
+It also watches over the scheduler, since what has to be told must not depend on who has to be told of.
+"""
 
 import logging
 from collections.abc import Callable

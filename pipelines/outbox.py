@@ -28,6 +28,7 @@ from pipelines.kept import Kept, pause_s
 from pipelines.loop import read_json, write_json
 
 WAITING, FAILED = "waiting", "failed"
+AT_ONCE = 20  # letters that a round sends, so that a loop that is asked to end is not killed within one
 
 
 class OutboxError(PlainError):
@@ -115,6 +116,7 @@ class _Round:
         self.refused: list[Refusal] = []
 
     def run(self, at_once: bool) -> Delivered:
+        self._sweep()
         waiting = list(letters(self.home, WAITING))
         due = [letter for letter in waiting if at_once or letter.is_due(self.conf)]
         due.sort(key=lambda letter: letter.tries)  # one at which connections break keeps nobody else waiting
@@ -126,7 +128,7 @@ class _Round:
                 letter.move(self.home.outbox)
             _trouble(self.home).unlink(missing_ok=True)
         elif due and (at_once or not self._held()):
-            self._send(due)
+            self._send(due if at_once else due[:AT_ONCE])
         told = trouble(self.home) or {}
         left = sum(1 for _ in (self.home.outbox / WAITING).glob("*.eml"))
         return Delivered(tuple(self.sent), tuple(self.refused), left, told.get("trouble", ""))
@@ -159,6 +161,13 @@ class _Round:
         refused = letter.refused
         self.refused += [Refusal(letter.id, letter.subject, name, said) for name, said in refused.items()]
         letter.move(self.home.outbox / FAILED if refused else self.home.outbox)
+
+    def _sweep(self) -> None:
+        """Notes whose letters have moved on: a move that was cut off left them."""
+        for place in (WAITING, FAILED):
+            for note in (self.home.outbox / place).glob("*.json"):
+                if not note.with_suffix(".eml").exists():
+                    note.unlink()
 
     def _held(self) -> bool:
         """Whether the next try at a server in trouble is still to come."""

@@ -31,10 +31,10 @@ class Mailed:
 
 
 class Faults:
-    """What to answer instead, by phase: banner, EHLO, STARTTLS, AUTH, MAIL, RCPT, `RCPT <address>`, DATA, body.
+    """What to answer instead, by phase: banner, EHLO, STARTTLS, AUTH, MAIL, RCPT, `RCPT <address>`, go, body, DATA.
 
     A reply, such as `550 no`; `hang`: nothing is said; `drip`: a line now and then without end; `cut`: the connection
-    is reset. At DATA that is after the final dot, at body in the middle of the content.
+    is reset. go: instead of the 354; body: in the middle of the content; DATA: after the final dot.
     """
 
     def __init__(self) -> None:
@@ -115,6 +115,9 @@ class Server(SMTP):
         await super().smtp_STARTTLS(arg)
 
     async def smtp_DATA(self, arg: str) -> None:
+        if fault := self.event_handler.of.get("go"):
+            await self.push(fault)
+            return
         if "body" in self.event_handler.of:
             await self.push("354 go on")
             await self._reader.read(10)

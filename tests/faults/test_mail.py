@@ -128,6 +128,8 @@ PHASES = [  # what is wrong; what becomes of ann, bob and cyd; what is said
     ({"RCPT ann@example.org": "450 full", "RCPT bob@example.org": "550 none"}, (LATER, REFUSED, "sent"), "550 none"),
     ({"RCPT": "550 nobody here"}, (REFUSED, REFUSED, REFUSED), "550 nobody here"),
     ({"RCPT cyd@example.org": "421 closing"}, (LATER, LATER, LATER), "421 closing"),
+    ({"go": "554 no content"}, (REFUSED, REFUSED, REFUSED), "554 no content"),
+    ({"go": "451 not now"}, (LATER, LATER, LATER), "451 not now"),
     ({"DATA": "552 too large"}, (REFUSED, REFUSED, REFUSED), "552 too large"),
     ({"DATA": "451 try again"}, (LATER, LATER, LATER), ""),
     ({"DATA": "cut"}, (LATER, LATER, LATER), "broke off"),

@@ -176,6 +176,8 @@ def test_a_link_that_could_be_a_script_or_another_machines_file_is_not_clickable
         ("GET /recommend/1?api_key=GL-TEST-123 failed", "GL-TEST-123"),  # SEC-03
         ("GET /recommend/1%3Fapi_key%3DGL-TEST-123&k=1", "GL-TEST-123"),
         ("X-API-Key: GL-TEST-123", "GL-TEST-123"),
+        ("AWS_SECRET_ACCESS_KEY=GL-TEST-123", "GL-TEST-123"),
+        ("https://h/x?access_token=GL-TEST-123", "GL-TEST-123"),
         (f"key gl_local_0aB3dE6gH9_{'x' * 46} was refused", "x" * 46),
         ("redis://:Hunter2@h:6379/0 does not answer", "Hunter2"),
         ("Authorization: Bearer abcdef0123456789", "abcdef0123456789"),
@@ -189,6 +191,13 @@ def test_no_secret_is_mailed(words: str, secret: str) -> None:
     everything = "\n".join([str(message["Subject"]), *parts(message)[:2]])
     assert secret not in everything
     assert "********" in everything
+
+
+@pytest.mark.parametrize(
+    "words", ["monkey: banana", "the key: Drama fell", "3 tokens: none", "https://h/a?b=c@d", "a@b.org"]
+)
+def test_what_is_no_secret_is_left_alone(words: str) -> None:
+    assert words in parts(sent(Letter("moved", words)))[0]
 
 
 def test_plots_that_are_too_large_are_shrunk_then_left_out_largest_first() -> None:

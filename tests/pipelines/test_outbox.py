@@ -50,7 +50,7 @@ def test_a_delivery_that_was_cut_off_is_finished_by_the_next(home: Home) -> None
     done = deliver(home, AWAY)  # which reaches no server: nobody gets anything again
     assert (done.sent, done.waiting) == ((), 0)
     assert [letter.id for letter in letters(home)] == names
-    assert not list(waiting.glob("*.eml"))
+    assert not list(waiting.iterdir())
 
 
 def test_a_letter_may_be_dropped_or_tried_again(home: Home) -> None:
