@@ -190,6 +190,7 @@ class Serving(Section):
     tls_key: str = ""
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     popularity_share: Share = 0.01  # of the viewers, always the same ones: the fallback is never untested
+    exploration_share: Share = 0.02  # of the model's requests, each by itself, that get their movies in random order
     default_k: Annotated[int, Field(ge=1)] = 20
     max_k: Annotated[int, Field(ge=1)] = 100
     deadline_ms: Positive = 500  # where the caller names none; callers cut off at 600 to 800

@@ -54,6 +54,7 @@ SCHEMAS = {
             "k": _COUNT,
             "latency_ms": _NUMBER,
             "failure": _TEXT,
+            "explored": pa.bool_(),
         },
         DEAD_LETTER: {"source": _TEXT, "line": _COUNT, "reason": _TEXT, "raw": _TEXT},
     }.items()
@@ -190,9 +191,13 @@ def _parquet(table: pa.Table) -> memoryview:
 
 
 def _read(store: Store, name: str, columns: Sequence[str]) -> pa.Table:
-    content = store.read(name)
+    """Columns of a day's file. One that its events did not have yet when it was written is null."""
+    content, schema = store.read(name), SCHEMAS[name.split("/", 1)[0]]
     try:
-        return pq.ParquetFile(pa.BufferReader(content)).read(columns=list(columns), use_threads=False)
+        table = pq.ParquetFile(pa.BufferReader(content)).read(columns=list(columns), use_threads=False)
+        for column in set(columns).difference(table.column_names):
+            table = table.append_column(schema.field(column), pa.nulls(len(table), schema.field(column).type))
+        return table.select(columns)
     except (pa.ArrowInvalid, OSError) as why:
         raise ArchiveError(
             f"{store.place(name)} cannot be read ({why}); restore it, or remove the history and import again"

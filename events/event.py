@@ -111,6 +111,9 @@ class Movie(Event):
 class Impression(Event):
     """A slate that was served. `event_id` is the request id; `ts` the home's clock, `wall_ts` the wall's.
 
+    propensities: of each item, that this request would show it on its place. A rung below the model's always shows the
+    same, so they are 1 there.
+
     A request that the site itself logged has `arm` = `site`, the server's address as `release` and rung `unknown`: the
     site does not know them. Where it got no slate, `items` is empty and `failure` says what it got.
     """
@@ -127,6 +130,7 @@ class Impression(Event):
     k: int
     latency_ms: float
     failure: str = ""
+    explored: bool = False  # whether the model's movies were put in random order
 
 
 class Unreadable(Event):

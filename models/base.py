@@ -116,15 +116,20 @@ class Recommender(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Slates:
-    """Slates of a batch: items (viewers, k) int32 codes, -1 past a slate's end; scores (viewers, k) float64."""
+    """Slates of a batch: items (viewers, places) int32 codes, -1 past a slate's end; scores (viewers, places) float64.
+
+    There are k places, or as many as a reserve behind the slates asks for.
+    """
 
     items: np.ndarray
     scores: np.ndarray
     non_finite: int  # NaN or +inf scores that were dropped
 
 
-def slates(model: Recommender, histories: Histories, live: LiveCounts, now_ms: int, k: int) -> Slates:
+def slates(model: Recommender, histories: Histories, live: LiveCounts, now_ms: int, k: int, reserve: int = 0) -> Slates:
     """The k best unseen movies for each viewer, best first; ties fall by a hash of the movie id.
+
+    With a `reserve` so many places are filled, behind the slate with the best of what is not in it.
 
     Raises ValueError where the model's answer has the wrong shape or type: the model is at fault, not the viewer.
     """
@@ -133,8 +138,9 @@ def slates(model: Recommender, histories: Histories, live: LiveCounts, now_ms: i
     chances = model.discover(histories, live, now_ms) if k >= DISCOVERY_PLACE else None
     if chances is not None:
         chances = checked_scores(chances, *shape, "discover")
-    items = np.full((len(histories), k), -1, np.int32)
-    picked = np.full((len(histories), k), -np.inf)
+    places = max(k, reserve)
+    items = np.full((len(histories), places), -1, np.int32)
+    picked = np.full((len(histories), places), -np.inf)
     faults = 0
     for viewer in range(len(histories)):  # row by row: a row fits the processor's cache, a batch does not
         row = np.array(scores[viewer])
@@ -142,10 +148,11 @@ def slates(model: Recommender, histories: Histories, live: LiveCounts, now_ms: i
             faults += int(np.count_nonzero(~finite & (row != -np.inf)))
             row[~finite] = -np.inf
         row[histories.seen(viewer)] = -np.inf
-        best = top(row, k, live.catalogue.tie_breaks)
+        best = top(row, places, live.catalogue.tie_breaks)
         if chances is not None and len(best) >= DISCOVERY_PLACE:
-            draw = _discovery(chances[viewer], histories, viewer, live, now_ms, best)
-            best = best if draw is None else np.insert(np.delete(best, -1), DISCOVERY_PLACE - 1, draw)
+            draw = _discovery(chances[viewer], histories, viewer, live, now_ms, best[:k])
+            if draw is not None:
+                best = np.insert(best[best != draw], DISCOVERY_PLACE - 1, draw)[: len(best)]
         items[viewer, : len(best)] = best
         picked[viewer, : len(best)] = row[best]
     return Slates(items, picked, faults)

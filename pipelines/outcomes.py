@@ -11,7 +11,7 @@ from events.archive import archive, read_between
 from events.event import EVENTS, IMPRESSIONS
 from events.log import LocalLog
 from events.store import history_store
-from monitoring.outcomes import Brought, Metric, UserMeans, brought, per_viewer
+from monitoring.outcomes import Brought, Metric, Rates, UserMeans, brought, per_rung, per_viewer
 
 
 def outcomes(home: Home, settings: Settings, *, since_ms: int, until_ms: int, metric: Metric) -> UserMeans:
@@ -21,6 +21,11 @@ def outcomes(home: Home, settings: Settings, *, since_ms: int, until_ms: int, me
     """
     found = slates_between(home, settings, since_ms=since_ms, until_ms=until_ms)
     return per_viewer(found, settings.experiment).means(metric)
+
+
+def rates(home: Home, settings: Settings, *, since_ms: int, until_ms: int) -> tuple[Rates, ...]:
+    """Click-through rate, watch time and likes of each rung in each arm in that period."""
+    return per_rung(slates_between(home, settings, since_ms=since_ms, until_ms=until_ms), settings.experiment)
 
 
 def slates_between(home: Home, settings: Settings, *, since_ms: int, until_ms: int) -> Brought:

@@ -25,6 +25,7 @@ class Explanation:
     user_id: str
     items: tuple[str, ...]
     rung: str
+    explored: bool  # whether its order is random, so that what would have come of other slates can be told
     arm: str
     release: str
     model: str | None
@@ -50,6 +51,7 @@ def explain(home: Home, storage: Storage, request_id: str) -> Explanation:
         user_id=slate.user_id,
         items=slate.items,
         rung=slate.rung,
+        explored=slate.explored,
         arm=slate.arm,
         release=slate.release,
         model=made.body["model"] if made else None,

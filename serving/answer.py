@@ -41,10 +41,10 @@ class Answering:
     ) -> Answered:
         """One slate, journaled."""
         arm, opened = self.shelf.choose(user_id)
-        request = Request(user_id, k, call.begun + deadline_ms / 1000, gone)
+        request = Request(user_id, k, call.begun + deadline_ms / 1000, gone, call.request_id)
         slate = await recommend(request, arm, opened, self.cache, self.metrics)
         latency_ms = (time.monotonic() - call.begun) * 1000
-        what = (slate.rung, slate.ids, k, latency_ms)
+        what = (slate.rung, slate.ids, k, latency_ms, slate.propensities, slate.explored)
         self.journal.put(Served(call.request_id, opened.clock_ms(), wall_ms(), user_id, arm, opened.release, *what))
         return Answered(slate, arm, opened.release, opened.state)
 
@@ -86,6 +86,7 @@ def _told(answered: Answered) -> Headers:
     age_s = answered.slate.age_s
     return [
         *([(b"age", b"%d" % age_s)] if age_s is not None else []),
+        *([(b"x-explored", b"1")] if answered.slate.explored else []),
         (b"x-rung", answered.slate.rung.encode()),
         (b"x-arm", answered.arm.encode()),
         (b"x-release", answered.release.encode()),

@@ -6,6 +6,7 @@ from Redis is checked like anything from outside; while Redis is slow or out, no
 
 import logging
 import time
+from array import array
 from collections.abc import Container
 from hashlib import blake2b
 from typing import Annotated, NamedTuple, Protocol
@@ -15,12 +16,13 @@ from cachetools import LRUCache
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from conf import settings as conf
+from serving.exploration import TOP
 from serving.metrics import Metrics
 from serving.redis_link import MAX_BYTES, Link, Unanswered
 
 log = logging.getLogger("greenlight.serving")
 
-PREFIX = "greenlight:slate:1"  # the number is the format's
+PREFIX = "greenlight:slate:2"  # the number is the format's
 CLOCKS_APART_S = 5.0  # that a value of another worker may seem to come from the future
 LOG_EVERY_S = 5.0
 
@@ -34,10 +36,13 @@ class Key(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A slate as the model made it, best first, with the state's mark then; `made_s` is on `time.monotonic`'s clock."""
+    """A slate as the model made it, best first, with the state's mark then; `made_s` is on `time.monotonic`'s clock.
+
+    Behind the slate's own k stand the best of the rest, up to `TOP`: exploration draws from all of them.
+    """
 
     ids: list[str]
-    scores: list[float]
+    scores: "array[float]"
     mark: str
     made_s: float
 
@@ -168,7 +173,7 @@ def name(key: Key) -> str:
 def pack(key: Key, kept: Kept) -> bytes:
     """The value for Redis: JSON, without titles, which the release knows."""
     made_ms = int((kept.made_s + _STARTED) * 1000)
-    value = {"name": name(key), "ids": kept.ids, "scores": kept.scores, "mark": kept.mark, "made_ms": made_ms}
+    value = {"name": name(key), "ids": kept.ids, "scores": kept.scores.tolist(), "mark": kept.mark, "made_ms": made_ms}
     return orjson.dumps(value)
 
 
@@ -178,8 +183,8 @@ def unpack(key: Key, value: bytes, known: Container[str]) -> Kept:
     age_s = time.monotonic() + _STARTED - found.made_ms / 1000
     if found.name != name(key) or age_s < -CLOCKS_APART_S:
         raise ValueError("kept under another name, or in the future")
-    if not len(set(found.ids)) == len(found.ids) == len(found.scores) <= key.k:
+    if not len(set(found.ids)) == len(found.ids) == len(found.scores) <= max(key.k, TOP):
         raise ValueError("not one score for each movie, a movie twice, or too many")
     if not all(movie_id in known for movie_id in found.ids):
         raise ValueError("a movie that the release does not know")
-    return Kept(found.ids, found.scores, found.mark, time.monotonic() - max(age_s, 0.0))
+    return Kept(found.ids, array("d", found.scores), found.mark, time.monotonic() - max(age_s, 0.0))

@@ -51,6 +51,8 @@ class Served(NamedTuple):
     items: list[str]
     k: int
     latency_ms: float
+    propensities: list[float]
+    explored: bool
 
     def impression(self) -> Impression:
         return Impression(
@@ -62,9 +64,10 @@ class Served(NamedTuple):
             release=self.release,
             rung=self.rung,
             items=tuple(self.items),
-            propensities=(1.0,) * len(self.items),  # no exploration yet: what was shown was certain to be
+            propensities=tuple(self.propensities),
             k=self.k,
             latency_ms=self.latency_ms,
+            explored=self.explored,
         )
 
 

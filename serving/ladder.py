@@ -5,7 +5,8 @@ A rung turns its own faults and time-outs into `RungUnavailable`; the next is as
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from array import array
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -13,7 +14,8 @@ import numpy as np
 
 from models.base import slates
 from serving.cache import Cache, Kept, Key
-from serving.live import Live, Names
+from serving.exploration import TOP, draw
+from serving.live import Live
 from serving.metrics import Metrics
 from serving.opened import Opened, Ready
 from serving.pool import PoolFull
@@ -46,21 +48,34 @@ class Request(NamedTuple):
     k: int
     deadline: float
     gone: Callable[[], Awaitable[None]]
+    request_id: str
 
 
 class Slate(NamedTuple):
-    """The answer, best first."""
+    """The answer, best first unless it was explored."""
 
     rung: Rung
     ids: list[str]
     titles: list[str]
     scores: list[float]
+    propensities: list[float]
     non_finite: int = 0
     age_s: int | None = None  # of one that was kept
+    explored: bool = False
+
+
+class Made(NamedTuple):
+    """What the model made, and how many scores it got wrong."""
+
+    kept: Kept
+    non_finite: int
 
 
 async def model(request: Request, opened: Opened, cache: Cache) -> Slate:
-    """The model's own slate, a fresh one that is kept or a new one, within its share of the time left."""
+    """The model's slate, from a fresh one that is kept or a new one, within its share of the time left.
+
+    A share of the requests gets the movies in random order.
+    """
     ready, live = opened.ready, opened.live
     if ready is None or live is None:
         raise RungUnavailable("not_loaded", opened.trouble)
@@ -70,12 +85,12 @@ async def model(request: Request, opened: Opened, cache: Cache) -> Slate:
         raise RungUnavailable("no_time", "the deadline has passed")
     kept = await cache.fresh(key, mark, live.codes, seconds)
     if kept is not None:
-        return _again("model", kept, kept.ids, kept.scores, live)
+        return _drawn(kept, request, opened, live)
     seconds = MODEL_SHARE * (request.deadline - time.monotonic())
-    score = partial(_score, ready, live, request, opened.now_ms())
-    slate = _inline(score, seconds, opened) if opened.inline else await _pooled(score, seconds, request, opened, mark)
-    cache.put(key, Kept(slate.ids, slate.scores, mark, time.monotonic()))
-    return slate
+    score = partial(_score, ready, live, request, opened, mark)
+    made = _inline(score, seconds, opened) if opened.inline else await _pooled(score, seconds, request, opened, mark)
+    cache.put(key, made.kept)
+    return _drawn(made.kept, request, opened, live)._replace(non_finite=made.non_finite, age_s=None)
 
 
 async def stale(request: Request, opened: Opened, cache: Cache) -> Slate:
@@ -84,11 +99,10 @@ async def stale(request: Request, opened: Opened, cache: Cache) -> Slate:
     if live is None or kept is None:
         raise RungUnavailable("nothing_kept", "no earlier slate of this viewer is kept")
     seen = live.seen_ids(request.user_id, kept.ids)
-    rows = [row for row in zip(kept.ids, kept.scores, strict=True) if row[0] not in seen]
-    if not rows:
+    places = [place for place, movie_id in enumerate(kept.ids) if movie_id not in seen][: request.k]
+    if not places:
         raise RungUnavailable("nothing", "the viewer has seen all of it")
-    ids, scores = (list(column) for column in zip(*rows, strict=True))
-    return _again("stale", kept, ids, scores, live)
+    return _of_kept("stale", kept, places, [1.0] * len(places), live)
 
 
 async def precomputed(request: Request, opened: Opened, cache: Cache) -> Slate:
@@ -103,7 +117,9 @@ async def precomputed(request: Request, opened: Opened, cache: Cache) -> Slate:
     if opened.live is not None:
         unseen = ~np.isin(items, opened.live.seen(request.user_id))
         items, scores = items[unseen], scores[unseen]
-    return _slate("precomputed", items[: request.k], scores, ahead.names)
+    codes, ids, titles = _codes(items[: request.k]), ahead.names.ids, ahead.names.titles
+    named = [ids[code] for code in codes], [titles[code] for code in codes]
+    return Slate("precomputed", *named, scores[: len(codes)].tolist(), [1.0] * len(codes))
 
 
 async def popularity(request: Request, opened: Opened, cache: Cache | None = None) -> Slate:
@@ -117,6 +133,7 @@ async def popularity(request: Request, opened: Opened, cache: Cache | None = Non
         [popular.ids[n] for n in places],
         [popular.titles[n] for n in places],
         [popular.scores[n] for n in places],
+        [1.0] * len(places),
     )
 
 
@@ -133,7 +150,7 @@ async def recommend(request: Request, arm: Arm, opened: Opened, cache: Cache, me
             metrics.non_finite.inc(why.non_finite)
             _say(rung.__name__, why)
         else:
-            metrics.served(slate.rung, slate.non_finite)
+            metrics.served(slate.rung, slate.non_finite, slate.explored)
             return slate
     raise AssertionError("popularity reads memory filled at start-up and is always available")
 
@@ -142,13 +159,23 @@ def _key(request: Request, opened: Opened) -> Key:
     return Key(opened.release, request.k, request.user_id)
 
 
-def _again(rung: Rung, kept: Kept, ids: list[str], scores: list[float], live: Live) -> Slate:
-    """A slate from what was kept: its titles are the catalogue's."""
-    codes, titles = live.codes, live.names.titles
-    return Slate(rung, ids, [titles[codes[movie_id]] for movie_id in ids], scores, age_s=int(kept.age_s))
+def _drawn(kept: Kept, request: Request, opened: Opened, live: Live) -> Slate:
+    """The slate of this request: the model's own, or one in random order."""
+    share = opened.settings.serving.exploration_share
+    explored, places, propensities = draw(request.request_id, share, request.k, len(kept.ids))
+    slate = _of_kept("model", kept, places, propensities, live)
+    return slate._replace(explored=True) if explored else slate
 
 
-def _inline(score: Callable[[], Slate], seconds: float, opened: Opened) -> Slate:
+def _of_kept(rung: Rung, kept: Kept, places: Sequence[int], propensities: list[float], live: Live) -> Slate:
+    """A slate of some of what was kept: its titles are the catalogue's."""
+    codes, titles, scores = live.codes, live.names.titles, kept.scores
+    ids = [kept.ids[place] for place in places]
+    named = [titles[codes[movie_id]] for movie_id in ids]
+    return Slate(rung, ids, named, [scores[place] for place in places], propensities, age_s=int(kept.age_s))
+
+
+def _inline(score: Callable[[], Made], seconds: float, opened: Opened) -> Made:
     """Score on the event loop. A model that overruns its time there again and again is sent to the threads."""
     begun = time.monotonic()
     try:
@@ -160,7 +187,7 @@ def _inline(score: Callable[[], Slate], seconds: float, opened: Opened) -> Slate
             log.warning("scoring overran its %.0f ms; time %d of %d", seconds * 1000, opened.overruns, OVERRUNS)
 
 
-async def _pooled(score: Callable[[], Slate], seconds: float, request: Request, opened: Opened, mark: str) -> Slate:
+async def _pooled(score: Callable[[], Made], seconds: float, request: Request, opened: Opened, mark: str) -> Made:
     """Score on a thread; once for all who ask for the same at the same time."""
     try:
         return await opened.pool.run((request.user_id, request.k, mark), score, seconds, request.gone)
@@ -170,21 +197,24 @@ async def _pooled(score: Callable[[], Slate], seconds: float, request: Request, 
         raise RungUnavailable("pool_full", "every scoring thread is busy and as many requests wait") from None
 
 
-def _score(ready: Ready, live: Live, request: Request, now_ms: int) -> Slate:
+def _score(ready: Ready, live: Live, request: Request, opened: Opened, mark: str) -> Made:
+    reserve = TOP if opened.settings.serving.exploration_share else 0
     try:
-        made = slates(ready.model, live.history(request.user_id), live.counts, now_ms, request.k)
+        history = live.history(request.user_id)
+        made = slates(ready.model, history, live.counts, opened.now_ms(), request.k, reserve)
     except BaseException as why:  # a model's own code runs here and may raise anything, SystemExit too
         raise RungUnavailable("fault", f"{ready.name} raised {type(why).__name__}: {why}") from why
-    return _slate("model", made.items[0], made.scores[0], live.names, made.non_finite)
+    codes, ids = _codes(made.items[0], made.non_finite), live.names.ids
+    scores = array("d", made.scores[0, : len(codes)].tobytes())
+    return Made(Kept([ids[code] for code in codes], scores, mark, time.monotonic()), made.non_finite)
 
 
-def _slate(rung: Rung, items: np.ndarray, scores: np.ndarray, names: Names, non_finite: int = 0) -> Slate:
-    """Ids, titles and scores of the codes; -1 marks a slate's end."""
+def _codes(items: np.ndarray, non_finite: int = 0) -> list[int]:
+    """The codes of a slate; -1 marks its end."""
     codes = [code for code in items.tolist() if code >= 0]
     if not codes:
         raise RungUnavailable("nothing", "not one movie to show", non_finite)
-    ids, titles = names.ids, names.titles
-    return Slate(rung, [ids[c] for c in codes], [titles[c] for c in codes], scores[: len(codes)].tolist(), non_finite)
+    return codes
 
 
 _said: dict[str, float] = {}

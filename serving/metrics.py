@@ -20,6 +20,7 @@ class Metrics:
         own = CollectorRegistry()
         self.requests = Counter("greenlight_requests", "Answers", ["route", "status"], registry=own)
         self.slates = Counter("greenlight_slates", "Slates by the rung that served", ["rung"], registry=own)
+        self.explored = Counter("greenlight_slates_explored", "Slates of the model in random order", registry=own)
         self.unavailable = Counter(
             "greenlight_rung_unavailable",
             "A rung could not serve and the next was asked",
@@ -57,13 +58,15 @@ class Metrics:
         count.inc()
         latency.observe(seconds)
 
-    def served(self, rung: str, non_finite: int) -> None:
-        """Count a slate, and the scores that the rung's model got wrong."""
+    def served(self, rung: str, non_finite: int, explored: bool) -> None:
+        """Count a slate, whether its order was random, and the scores that the rung's model got wrong."""
         try:
             slates = self._children[(rung,)]
         except KeyError:
             slates = self._children.setdefault((rung,), self.slates.labels(rung))
         slates.inc()
+        if explored:
+            self.explored.inc()
         if non_finite:
             self.non_finite.inc(non_finite)
 

@@ -21,7 +21,9 @@ from pipelines.serve import serve
 from tests.pipelines import town
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = Settings.model_validate({"clock": "wall", "serving": {"workers": 2, "popularity_share": 0.0}})
+SETTINGS = Settings.model_validate(
+    {"clock": "wall", "serving": {"workers": 2, "popularity_share": 0.0, "exploration_share": 0}}
+)
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 

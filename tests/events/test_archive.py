@@ -10,8 +10,10 @@ from pathlib import Path
 
 import apsw
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
+from conf.home import Home
 from events.archive import FILE, GROUP, SCHEMAS, ArchiveError, archive, find, read_topic
 from events.event import (
     CATALOGUE,
@@ -193,3 +195,21 @@ def test_a_history_that_was_lost_is_written_again(log: LocalLog, tmp_path: Path)
         e.event_id for e in ratings(0, 30)
     )
     assert archive(log, FolderStore(history)) == 0
+
+
+def test_a_day_written_before_its_events_had_a_column_is_read_and_added_to(home: Home) -> None:
+    """A slate of a time before exploration: its file lacks the column, and the slate was not explored."""
+    store, slate = FolderStore(home.history), of_each_kind()[-2]
+    with LocalLog(home.log) as log:
+        log.append(IMPRESSIONS, [slate])
+        archive(log, store)
+        (name,) = store.names(IMPRESSIONS)
+        file = home.history / name
+        pq.write_table(pq.read_table(file, partitioning=None).drop_columns(["explored"]), file)
+        assert find(store, IMPRESSIONS, "i") == slate
+        assert read_topic(store, IMPRESSIONS)["explored"].to_pylist() == [None]
+        later = slate.model_copy(update={"event_id": "j", "explored": True})
+        log.append(IMPRESSIONS, [later])
+        archive(log, store)
+        assert read_topic(store, IMPRESSIONS)["explored"].to_pylist() == [None, True]
+        assert find(store, IMPRESSIONS, "j") == later

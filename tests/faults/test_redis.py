@@ -72,7 +72,7 @@ def edges(server: Redis, tmp_path: Path) -> list[Edge]:
     key, shelved = SigningKey(tmp_path / "keys"), find(f"{TINY}:Tiny")
     world = load_file(TINY).world()
     release = build(tmp_path / "releases", shelved.cls().fit(world), shelved, "snap1", world, "abc123", key)
-    serving = Serving(inline_below_ms=1000, popularity_share=0.0)
+    serving = Serving(inline_below_ms=1000, popularity_share=0.0, exploration_share=0.0)
     cache = Cache(redis=f"redis://:{PASSWORD}@127.0.0.1:{server.port}/0", timeout_ms=100)
     conf, made = Settings(serving=serving, cache=cache, door=Door(anonymous_per_minute=1_000_000)), []
     for number in range(2):

@@ -116,3 +116,24 @@ def test_scores_given_to_slates_are_not_written_to(movies: Interactions) -> None
     before = scores.copy()
     shown(movies, Fixed(scores), 20, viewers=(0, 1, 2))
     np.testing.assert_array_equal(scores, before)
+
+
+@pytest.mark.parametrize("k", [1, 9, 10, 20, 59, 60, 150])
+@pytest.mark.parametrize("levels", [2, 1000])
+def test_a_reserve_stands_behind_the_same_slate(movies: Interactions, k: int, levels: int) -> None:
+    """The slate is the one without it; behind it stands the best of the rest, and the discovered movie nowhere else."""
+    rng = np.random.default_rng(k)
+    scores, chances = (rng.integers(0, levels, (1, 60)).astype(float) for _ in range(2))
+    scores[0, rng.choice(60, 5, replace=False)] = -np.inf
+    model, viewers = Fixed(scores, chances), np.array([0])
+    histories, live = histories_of(movies, viewers, movies.end_ms), live_counts(movies, (), movies.end_ms)
+    slate, whole = (slates(model, histories, live, movies.end_ms, k, reserve) for reserve in (0, 100))
+    assert whole.items[0, :k].tolist() == slate.items[0].tolist()
+    assert whole.scores[0, :k].tolist() == slate.scores[0].tolist()
+    shown = whole.items[0][whole.items[0] >= 0].tolist()
+    assert len({*shown}) == len(shown)
+    allowed = {*np.flatnonzero(np.isfinite(scores[0])).tolist()} - {*histories.seen(0).tolist()}
+    discovered = {shown[9]} - allowed if len(shown) > 9 else set()
+    assert len({*shown} - discovered) >= len(allowed) - 1
+    rest = whole.scores[0, k : len(shown)].tolist()
+    assert rest == sorted(rest, reverse=True)

@@ -10,7 +10,7 @@ from events.archive import GROUP, archive
 from events.event import EVENTS, IMPRESSIONS, Click, Impression
 from events.log import LocalLog
 from events.store import history_store
-from pipelines.outcomes import outcomes
+from pipelines.outcomes import outcomes, rates
 
 DAY = 86_400_000
 T = 20_000 * DAY
@@ -72,3 +72,11 @@ def test_only_slates_and_events_of_the_period_count(home: Home) -> None:
     assert clicks(home, since=100, until=100) == {"u1": 0}
     assert clicks(home, since=101, until=100) == {}
     assert len(clicks(home, since=-T, until=10**18)) == 4
+
+
+def test_rates_of_a_period(home: Home) -> None:
+    with LocalLog(home.log) as log:
+        log.append(IMPRESSIONS, [shown("p", "u", 0), shown("q", "v", 0), shown("r", "v", DAY)])
+        log.append(EVENTS, [clicked("c", "u", 5)])
+    (one,) = rates(home, SETTINGS, since_ms=T, until_ms=T + 5)
+    assert one == ("champion", "model", 2, 2, 0.5, 0.0, 0.0)

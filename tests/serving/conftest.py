@@ -94,7 +94,7 @@ def client(built: Callable[[str], Release], key: SigningKey, tmp_path: Path) -> 
         folder = tmp_path / f"release{len(made)}"
         shutil.copytree(built(name).folder, folder)
         packaged = Packaged(built(name).digest, key.public, {"median_ms": 0.1 if inline else 5.0})
-        options = {"popularity_share": 0.0, **serving}
+        options = {"popularity_share": 0.0, "exploration_share": 0.0, **serving}
         conf = Settings(
             serving=Serving(inline_below_ms=1000 if inline else 1e-9, **options),
             cache=cache or Cache(),

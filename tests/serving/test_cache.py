@@ -3,6 +3,7 @@
 import asyncio
 import math
 import time
+from array import array
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from serving.cache import Kept, Key, Memory, name, pack, unpack
 from serving.metrics import Metrics
 
 KEY = Key("release", 3, "viewer é")
-SLATE = Kept(["m1", "m2"], [0.9, 0.1], "mark", 0.0)
+SLATE = Kept(["m1", "m2"], array("d", [0.9, 0.1]), "mark", 0.0)
 KNOWN = {"m1", "m2", "m3"}
 
 

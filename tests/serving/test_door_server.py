@@ -188,7 +188,9 @@ def test_ours_refuses_an_open_bind_and_half_a_certificate(home: Home, tmp_path: 
 def test_with_tls_and_a_key_it_serves_beyond_this_machine(home: Home, tmp_path: Path) -> None:
     files = certificate(tmp_path)
     text, _ = KeyStore(home).create("far")
-    settings = Settings(serving=Serving(host="0.0.0.0", tls_certificate=files[0], tls_key=files[1], workers=1))
+    settings = Settings(
+        serving=Serving(host="0.0.0.0", tls_certificate=files[0], tls_key=files[1], workers=1, exploration_share=0)
+    )
     with serve(home, settings, port=0) as running:
         assert running.url.startswith("https://127.0.0.1:")
         answer = httpx.get(f"{running.url}/recommend/u0?k=2", headers={"x-api-key": text}, verify=False, timeout=30)

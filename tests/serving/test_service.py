@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from conf.home import Home
-from conf.settings import Door, Settings
+from conf.settings import Door, Serving, Settings
 from events.event import IMPRESSIONS
 from events.log import LocalLog
 from mlflow_server.release import Release
@@ -27,7 +27,9 @@ from pipelines.serve import ServeError, Server, serve
 
 pytestmark = pytest.mark.server
 
-OPEN = Settings(door=Door(anonymous_per_minute=1_000_000))  # these tests ask more often than strangers may
+GREEDY = Serving(exploration_share=0.0)
+OPEN = Settings(serving=GREEDY, door=Door(anonymous_per_minute=1_000_000))  # these tests ask more than strangers may
+UNEXPLORED = {"GREENLIGHT_SERVING__EXPLORATION_SHARE": "0"}
 MEASURED = {"median_ms": 0.1}
 
 
@@ -110,7 +112,7 @@ def test_the_seam_to_bentoml_holds(packaged: tuple[Home, str], tmp_path: Path) -
     """A subclass of its Service, `to_asgi`, start-up and shutdown passed on, and its own API over the same function."""
     source = source_of(packaged)
     command = [sys.executable, "-c", SEAM, str(source)]
-    environment = Home(tmp_path / "no-home").environment(BENTOML_HOME=str(packaged[0].bentos))
+    environment = Home(tmp_path / "no-home").environment(BENTOML_HOME=str(packaged[0].bentos), **UNEXPLORED)
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout.splitlines()[-1])
@@ -159,7 +161,7 @@ def test_the_bento_alone_answers_from_its_model(
     empty, alone = tmp_path / "empty", tmp_path / "bentoml"
     empty.mkdir()
     shutil.copytree(packaged[0].bentos, alone)  # so that no path of the home is left in it
-    environment = {"PATH": os.environ["PATH"], "BENTOML_HOME": str(alone), "BENTOML_DO_NOT_TRACK": "True"}
+    environment = {"PATH": os.environ["PATH"], "BENTOML_HOME": str(alone), "BENTOML_DO_NOT_TRACK": "True", **UNEXPLORED}
     command = [unshare, "--map-root-user", "--net", "--pid", "--fork", "--kill-child", sys.executable, "-c", ALONE]
     done = subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True, check=False, timeout=150)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -254,7 +256,7 @@ def test_stopping_leaves_no_process(packaged: tuple[Home, str]) -> None:
 
 
 def replace_workers(count: int) -> Any:
-    return Settings().serving.model_copy(update={"workers": count})
+    return GREEDY.model_copy(update={"workers": count})
 
 
 def test_packaging_again_changes_nothing_and_mends_a_half_built_bento(
