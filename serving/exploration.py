@@ -9,6 +9,7 @@ What is drawn depends on the request's id alone, by a keyed hash: it can be done
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b, shake_256
 from typing import NamedTuple
 
@@ -16,35 +17,42 @@ TOP = 100
 WHETHER, ORDER = b"greenlight exploration", b"greenlight order of "  # permanent: a journaled draw can be done again
 STEPS = 1 << 64
 
+_whether = blake2b(digest_size=8, key=WHETHER)  # a copy costs less than another beginning
+
 
 class Draw(NamedTuple):
     """What to show of the best movies: their places among them, and each one's propensity where it is shown."""
 
-    explored: bool
     places: Sequence[int]
     propensities: list[float]
 
 
-def draw(request_id: str, share: float, k: int, best: int) -> Draw:
-    """The k places to show of the `best` many movies, or all; the model's own slate is the first k.
-
-    share: of requests that are explored, 0 to 1.
-    """
-    shown, n = min(k, best), min(TOP, best)
-    drawn, chosen = min(shown, n), 1 - share + share / max(n, 1)
-    if not share:
-        return Draw(False, range(shown), [1.0] * shown)
-    surely = [1.0] * (shown - drawn)
+def explored(request_id: str, share: float, k: int, best: int) -> Draw | None:
+    """The k places to show of the `best` many movies, or all, where the request is among the share that is explored."""
     if not is_explored(request_id, share):
-        return Draw(False, range(shown), [chosen] * drawn + surely)
-    order = random_order(request_id, n, drawn)
-    propensities = [chosen if there == place else share / n for place, there in enumerate(order)]
-    return Draw(True, [*order, *range(drawn, shown)], propensities + surely)
+        return None
+    shown, n = min(k, best), min(TOP, best)
+    order = random_order(request_id, n, min(k, n))
+    chosen, other = own_propensities(share, k, best), share / n
+    propensities = [chosen[place] if there == place else other for place, there in enumerate(order)]
+    return Draw([*order, *range(len(order), shown)], propensities + chosen[len(order) :])
+
+
+@lru_cache
+def own_propensities(share: float, k: int, best: int) -> list[float]:
+    """Those of the model's own slate, which is the first k of the best. Not to be changed: all share one list."""
+    shown, n = min(k, best), min(TOP, best)
+    drawn = min(shown, n)
+    return [1 - share + share / n] * drawn + [1.0] * (shown - drawn)
 
 
 def is_explored(request_id: str, share: float) -> bool:
     """Whether the request is among the share that is explored."""
-    return int.from_bytes(blake2b(request_id.encode(), digest_size=8, key=WHETHER).digest()) < share * STEPS
+    if not share:
+        return False
+    number = _whether.copy()
+    number.update(request_id.encode())
+    return int.from_bytes(number.digest()) < share * STEPS
 
 
 def random_order(request_id: str, n: int, k: int) -> list[int]:

@@ -8,13 +8,14 @@ import time
 from array import array
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from models.base import slates
 from serving.cache import Cache, Kept, Key
-from serving.exploration import TOP, draw
+from serving.exploration import TOP, explored, own_propensities
 from serving.live import Live
 from serving.metrics import Metrics
 from serving.opened import Opened, Ready
@@ -85,12 +86,12 @@ async def model(request: Request, opened: Opened, cache: Cache) -> Slate:
         raise RungUnavailable("no_time", "the deadline has passed")
     kept = await cache.fresh(key, mark, live.codes, seconds)
     if kept is not None:
-        return _drawn(kept, request, opened, live)
+        return _drawn(kept, request, opened, live, non_finite=0, age_s=int(kept.age_s))
     seconds = MODEL_SHARE * (request.deadline - time.monotonic())
     score = partial(_score, ready, live, request, opened, mark)
     made = _inline(score, seconds, opened) if opened.inline else await _pooled(score, seconds, request, opened, mark)
     cache.put(key, made.kept)
-    return _drawn(made.kept, request, opened, live)._replace(non_finite=made.non_finite, age_s=None)
+    return _drawn(made.kept, request, opened, live, non_finite=made.non_finite, age_s=None)
 
 
 async def stale(request: Request, opened: Opened, cache: Cache) -> Slate:
@@ -102,7 +103,7 @@ async def stale(request: Request, opened: Opened, cache: Cache) -> Slate:
     places = [place for place, movie_id in enumerate(kept.ids) if movie_id not in seen][: request.k]
     if not places:
         raise RungUnavailable("nothing", "the viewer has seen all of it")
-    return _of_kept("stale", kept, places, [1.0] * len(places), live)
+    return Slate("stale", *_at(kept, places, live), [1.0] * len(places), age_s=int(kept.age_s))
 
 
 async def precomputed(request: Request, opened: Opened, cache: Cache) -> Slate:
@@ -118,7 +119,7 @@ async def precomputed(request: Request, opened: Opened, cache: Cache) -> Slate:
         unseen = ~np.isin(items, opened.live.seen(request.user_id))
         items, scores = items[unseen], scores[unseen]
     codes, ids, titles = _codes(items[: request.k]), ahead.names.ids, ahead.names.titles
-    named = [ids[code] for code in codes], [titles[code] for code in codes]
+    named = _each(ids, codes), _each(titles, codes)
     return Slate("precomputed", *named, scores[: len(codes)].tolist(), [1.0] * len(codes))
 
 
@@ -159,20 +160,25 @@ def _key(request: Request, opened: Opened) -> Key:
     return Key(opened.release, request.k, request.user_id)
 
 
-def _drawn(kept: Kept, request: Request, opened: Opened, live: Live) -> Slate:
+def _drawn(kept: Kept, request: Request, opened: Opened, live: Live, *, non_finite: int, age_s: int | None) -> Slate:
     """The slate of this request: the model's own, or one in random order."""
-    share = opened.settings.serving.exploration_share
-    explored, places, propensities = draw(request.request_id, share, request.k, len(kept.ids))
-    slate = _of_kept("model", kept, places, propensities, live)
-    return slate._replace(explored=True) if explored else slate
+    share, k, best = opened.exploration_share, request.k, len(kept.ids)
+    if drawn := explored(request.request_id, share, k, best):
+        ids, titles, scores = _at(kept, drawn.places, live)
+        return Slate("model", ids, titles, scores, drawn.propensities, non_finite, age_s, explored=True)
+    ids, propensities = kept.ids[:k], own_propensities(share, k, best)
+    return Slate("model", ids, _titles(ids, live), kept.scores[:k].tolist(), propensities, non_finite, age_s)
 
 
-def _of_kept(rung: Rung, kept: Kept, places: Sequence[int], propensities: list[float], live: Live) -> Slate:
-    """A slate of some of what was kept: its titles are the catalogue's."""
-    codes, titles, scores = live.codes, live.names.titles, kept.scores
+def _at(kept: Kept, places: Sequence[int], live: Live) -> tuple[list[str], list[str], list[float]]:
+    """Ids, titles and scores of some of what was kept."""
     ids = [kept.ids[place] for place in places]
-    named = [titles[codes[movie_id]] for movie_id in ids]
-    return Slate(rung, ids, named, [scores[place] for place in places], propensities, age_s=int(kept.age_s))
+    return ids, _titles(ids, live), [kept.scores[place] for place in places]
+
+
+def _titles(ids: list[str], live: Live) -> list[str]:
+    codes, titles = live.codes, live.names.titles
+    return [titles[codes[movie_id]] for movie_id in ids]
 
 
 def _inline(score: Callable[[], Made], seconds: float, opened: Opened) -> Made:
@@ -198,23 +204,30 @@ async def _pooled(score: Callable[[], Made], seconds: float, request: Request, o
 
 
 def _score(ready: Ready, live: Live, request: Request, opened: Opened, mark: str) -> Made:
-    reserve = TOP if opened.settings.serving.exploration_share else 0
+    reserve = TOP if opened.exploration_share else 0
     try:
         history = live.history(request.user_id)
         made = slates(ready.model, history, live.counts, opened.now_ms(), request.k, reserve)
     except BaseException as why:  # a model's own code runs here and may raise anything, SystemExit too
         raise RungUnavailable("fault", f"{ready.name} raised {type(why).__name__}: {why}") from why
-    codes, ids = _codes(made.items[0], made.non_finite), live.names.ids
-    scores = array("d", made.scores[0, : len(codes)].tobytes())
-    return Made(Kept([ids[code] for code in codes], scores, mark, time.monotonic()), made.non_finite)
+    codes = _codes(made.items[0], made.non_finite)
+    ids, scores = _each(live.names.ids, codes), array("d", made.scores[0, : len(codes)].tobytes())
+    return Made(Kept(ids, scores, mark, time.monotonic()), made.non_finite)
 
 
 def _codes(items: np.ndarray, non_finite: int = 0) -> list[int]:
     """The codes of a slate; -1 marks its end."""
-    codes = [code for code in items.tolist() if code >= 0]
+    codes: list[int] = items.tolist()
+    if codes[-1] < 0:
+        codes = codes[: codes.index(-1)]
     if not codes:
         raise RungUnavailable("nothing", "not one movie to show", non_finite)
     return codes
+
+
+def _each(texts: list[str], codes: list[int]) -> list[str]:
+    """The text of each code. A getter is several times as fast as asking one by one."""
+    return [*itemgetter(*codes)(texts)] if len(codes) > 1 else [texts[codes[0]]]
 
 
 _said: dict[str, float] = {}

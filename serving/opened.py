@@ -84,6 +84,7 @@ class Opened:
         self.live: Live | None = None
         self.trouble, self._not_ahead = "not tried yet", ""
         self.inline = False
+        self.exploration_share = settings.serving.exploration_share
         self.overruns = 0
         self.pool = Pool(settings.serving.pool_threads)
         self._closing = threading.Event()

@@ -19,7 +19,7 @@ from events.log import LocalLog
 from mlflow_server.release import Release
 from pipelines.package import package
 from pipelines.serve import serve
-from serving.exploration import TOP, draw, is_explored, random_order
+from serving.exploration import TOP, Draw, explored, is_explored, own_propensities, random_order
 
 STRICT = 1e-4  # the seeds are fixed: a test that passes once passes always
 
@@ -35,8 +35,8 @@ def fits(observed: np.ndarray, probability: np.ndarray, draws: int) -> bool:
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
 def test_the_declared_share_is_explored(share: float) -> None:
-    explored = sum(is_explored(f"3f6c-{n:x}", share) for n in range(100_000))
-    assert binomtest(explored, 100_000, share).pvalue > STRICT
+    count = sum(is_explored(f"3f6c-{n:x}", share) for n in range(100_000))
+    assert binomtest(count, 100_000, share).pvalue > STRICT
 
 
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (7, 3), (100, 20), (12, 12)])
@@ -63,14 +63,20 @@ def test_a_journaled_draw_can_be_done_again() -> None:
     assert random_order("00c0ffee-1", 100, 8) == [74, 14, 35, 80, 89, 17, 98, 12]
 
 
+def draw(request_id: str, share: float, k: int, best: int) -> Draw:
+    """What the ladder shows of a request, explored or not."""
+    return explored(request_id, share, k, best) or Draw(range(min(k, best)), own_propensities(share, k, best))
+
+
 @given(st.text(max_size=20), st.floats(0, 1), st.integers(1, 150), st.integers(1, 150))
 def test_a_draw_shows_no_movie_twice_and_as_many_as_there_are(request_id: str, share: float, k: int, best: int) -> None:
-    found = draw(request_id.encode("utf-8", "ignore").decode(), share, k, best)
+    request_id = request_id.encode("utf-8", "ignore").decode()
+    found = draw(request_id, share, k, best)
     assert len({*found.places}) == len(found.places) == len(found.propensities) == min(k, best)
     assert {*found.places} <= {*range(max(min(k, best), min(best, TOP)))}
     assert all(0 < p <= 1 for p in found.propensities)
     assert list(found.places[TOP:]) == [*range(TOP, min(k, best))], "beyond the top, the model's own order"
-    if not found.explored:
+    if not is_explored(request_id, share):
         assert [*found.places] == [*range(min(k, best))]
 
 
@@ -130,9 +136,9 @@ def test_propensities_of_real_answers_are_what_they_show(client: Callable, home:
             observed = np.array([shown[movie] for movie in unseen])
             assert abs(observed - len(mine) * base).max() < 5 * np.sqrt(len(mine) * base.max())
     for answer in answers:
-        impression, (movies, explored) = found[answer.headers["x-request-id"]], told(answer)
+        impression, (movies, flag) = found[answer.headers["x-request-id"]], told(answer)
         viewer = int(impression.user_id[1:])
-        assert (impression.items, impression.explored) == (movies, explored)
+        assert (impression.items, impression.explored) == (movies, flag)
         assert impression.explored == is_explored(impression.event_id, 1 / 3), "it can be done again"
         for place, (movie, propensity) in enumerate(zip(movies, impression.propensities, strict=True)):
             assert propensity == pytest.approx(1 / 3 / 27 + 2 / 3 * (movie == greedy[viewer][place]))
@@ -144,8 +150,8 @@ def told_greedy(call: Any) -> list[tuple[str, ...]]:
     slates = []
     for viewer in range(4):
         while True:
-            movies, explored = told(call("GET", f"/recommend/u{viewer}?k=3"))
-            if not explored:
+            movies, flag = told(call("GET", f"/recommend/u{viewer}?k=3"))
+            if not flag:
                 slates.append(movies)
                 break
     return slates
@@ -206,9 +212,9 @@ def test_a_served_bento_explores_its_share_and_journals_it(built: Callable[[str]
         while len(found := journaled(home)) < 1000 and time.monotonic() < until:
             time.sleep(0.2)
     model = [a for a in answers if a.headers["x-rung"] == "model"]
-    explored = [a for a in model if "x-explored" in a.headers]
+    marked = [a for a in model if "x-explored" in a.headers]
     assert len(found) == 1000
-    assert binomtest(len(explored), len(model), 0.2).pvalue > 1e-9  # ids are random here
+    assert binomtest(len(marked), len(model), 0.2).pvalue > 1e-9  # ids are random here
     own = ("m21", "m20", "m29", "m28", "m27")
     for answer in model:
         impression = found[answer.headers["x-request-id"]]
