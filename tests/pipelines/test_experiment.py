@@ -24,7 +24,6 @@ from mlflow_server.pages import Pages
 from mlflow_server.registry import Registry
 from monitoring.experiment import Guardrail, Plan
 from pipelines.experiment import (
-    SETTLING_MS,
     ExperimentError,
     Standing,
     advance,
@@ -40,7 +39,7 @@ from tests.pipelines import town
 
 pytestmark = pytest.mark.server
 ROOT = Path(__file__).parents[2]
-DAY = 86_400_000
+DAY, MINUTE = 86_400_000, 60_000
 T = 20_000 * DAY
 SETTINGS = Settings(clock="event")
 PLAN = Plan(
@@ -82,7 +81,7 @@ def lived(
     for n in range(VIEWERS):
         arm = arm_of(user := f"u{n}", 0.01, salt)
         for visit in range(1 + int(rng.random() < 0.3)):
-            ts = T + day * DAY + 10 * SETTLING_MS + n * 1000 + visit
+            ts = T + day * DAY + 10 * MINUTE + n * 1000 + visit
             rung = "popularity" if arm == "challenger" and rng.random() < fell else "model"
             clicked = rng.random() < {"champion": champion, "challenger": challenger}.get(arm, 0.1)
             if seen(user, arm):
@@ -252,7 +251,7 @@ def test_a_bot_with_a_tenth_of_the_traffic_wins_nothing(place: Home) -> None:
     bot = next(f"bot{n}" for n in range(99) if arm_of(f"bot{n}", 0.01, salt) == "challenger")
     rng = np.random.default_rng(2)
     for day in range(9):
-        slates = [slate(f"bot{day}-{n}", bot, "challenger", T + day * DAY + SETTLING_MS + n + 1) for n in range(90)]
+        slates = [slate(f"bot{day}-{n}", bot, "challenger", T + day * DAY + MINUTE + n + 1) for n in range(90)]
         clicks = [Click(event_id=f"cb{s.event_id}", ts=s.ts, user_id=bot, movie_id="m1") for s in slates]
         with LocalLog(place.log) as log:
             log.append(IMPRESSIONS, slates)
@@ -267,7 +266,7 @@ def test_only_slates_after_all_workers_took_it_up_count(place: Home) -> None:
         log.append(IMPRESSIONS, [slate(f"b{n}", f"u{n}", "champion", T) for n in range(VIEWERS)])
     salt = begin(place).hash
     with LocalLog(place.log) as log:
-        log.append(IMPRESSIONS, [slate(f"l{n}", f"u{n}", "champion", T + SETTLING_MS - 1) for n in range(VIEWERS)])
+        log.append(IMPRESSIONS, [slate(f"l{n}", f"u{n}", "champion", T + MINUTE - 1) for n in range(VIEWERS)])
     lived(place, salt, 0, np.random.default_rng(0))
     (seen,) = status(place, SETTINGS).looks
     assert sum(seen["users"]) > 0.98 * VIEWERS - 10
