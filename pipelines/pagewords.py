@@ -27,6 +27,7 @@ def of_version(
     held = {alias: entry for alias, entry in in_charge.items() if entry.body["release"] == release}
     refused = list(_refusals(release, entries, workers))
     sentences = [_held(alias, entry, release, workers) for alias, entry in held.items()] or ["Not live."]
+    sentences += [_ended(e) for e in entries if e.kind == "verdict" and e.body["release"] == release][-1:]
     live = "; ".join(f"{alias} {_where(alias, release, workers)}" for alias in held if alias != "previous") or "no"
     return Words(live, " ".join(refused), "\n\n".join([*(f"**{s}**" for s in sentences), *refused]))
 
@@ -54,6 +55,10 @@ def _held(alias: str, entry: Entry, release: str, workers: Sequence[WorkerReport
     name = "Live as" if workers else "Stands as"
     since = f"{name} {alias} since {moment(entry.wall_ts)} by {entry.actor}: {entry.body['rule']}."
     return f"{since} Served {_where(alias, release, workers)}."
+
+
+def _ended(verdict: Entry) -> str:
+    return f"Its A/B ended {moment(verdict.wall_ts)}: {verdict.body['verdict']}, since {verdict.body['reason']}."
 
 
 def _where(alias: str, release: str, workers: Sequence[WorkerReport]) -> str:

@@ -131,6 +131,17 @@ def greenlight(home: Home, *words: str) -> subprocess.Popen[str]:
     )
 
 
+def page(home: Home, version: int) -> str:
+    """A version's page in MLflow, after the reconcile loop has written it."""
+    loop, pages = Reconciler(home, SETTINGS, pack=False), Pages(home, SETTINGS.registry.name)
+    loop.step()
+    shown = pages.shown()
+    loop.close()
+    pages.close()
+    assert shown
+    return shown.pages[version].description
+
+
 # What is declared -----------------------------------------------------------------------------------------------------
 
 
@@ -190,6 +201,7 @@ def test_without_auto_a_victory_waits_for_the_lead(place: Home) -> None:
     assert told.sentence.endswith("It waits for the lead: greenlight promote 3.")
     assert standing(place) == {"champion": 1, "challenger": 3}
     assert not promote(place, SETTINGS, 2, "challenger", actor="ada").accepted  # a newer one still waits
+    assert "promote, since clicks per slate are better by +0." in page(place, 3)
     assert promote(place, SETTINGS, 3, actor="ada").accepted
     assert standing(place) == {"champion": 3, "previous": 1}
 
