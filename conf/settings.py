@@ -391,6 +391,9 @@ class Mail(Section):
     def _is_whole(self) -> Self:
         if self.via == "smtp" and not self.smtp.host:
             raise ValueError("via smtp needs smtp.host, the mail server's name")
+        abroad = self.via == "ses" or (self.via == "smtp" and not is_loopback(self.smtp.host))
+        if abroad and any(address.endswith("@localhost") for address in (self.sender, *self.to)):
+            raise ValueError(f"via {self.via} needs mail.sender and mail.to: an address @localhost is nobody elsewhere")
         return self
 
 

@@ -112,6 +112,21 @@ def test_what_is_no_mail_address_is_refused(address: str) -> None:
         Mail(to=(address,))
 
 
+@pytest.mark.parametrize(
+    ("mail", "words"),
+    [
+        ("{via: smtp}", "smtp.host"),
+        ("{via: smtp, smtp: {host: mail.example.org}}", "mail.to"),
+        ("{via: ses, to: lead@example.org}", "mail.sender"),
+        ("{via: smtp, smtp: {host: mail.example.org, tls: none}}", "in clear"),
+        ("{smtp: {login: x, password: y, password_file: z}}", "either password or password_file"),
+    ],
+)
+def test_mail_that_could_not_go_out_is_refused_at_the_start(mail: str, words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        load({"GREENLIGHT_MAIL": mail})
+
+
 def test_mail_addresses_may_stand_in_one_text_and_count_once() -> None:
     assert load({"GREENLIGHT_MAIL__TO": "a@x.org, b@x.org,A@X.org"}).mail.to == ("a@x.org", "b@x.org")
     assert load({"GREENLIGHT_MAIL__TO": "[a@x.org, b@x.org]"}).mail.to == ("a@x.org", "b@x.org")

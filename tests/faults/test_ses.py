@@ -1,6 +1,9 @@
 """Letters by SES (moto stands for Amazon's): each recipient once, whatever the service does."""
 
 import json
+import subprocess
+import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from monitoring.mail import Letter
 from pipelines.outbox import deliver, letters, post, reopen
 
 TO = ("ann@example.org", "bob@example.org")
+PATIENCE_S = 60.0
 LETTER = Letter("moved: retrain now – at once", "Viewers rate lower.")
 s3 = load_file(Path(__file__).parent / "s3.py")
 
@@ -84,6 +88,21 @@ def test_throttled_or_broken_after_the_first_the_second_waits(home: Home, s3_url
         assert proxy.calls("POST") == 2  # and nothing was repeated behind our back
         proxy.fault = lambda number, method, path: ""
         assert [to for _, to in deliver(home, settings, at_once=True).sent] == ["bob@example.org"]
+    assert taken(s3_url, sender) == list(TO)
+
+
+def test_killed_between_two_recipients_the_first_gets_no_second_one(home: Home, s3_url: str, sender: str) -> None:
+    with s3.Proxy(s3_url) as proxy:
+        settings = reaching(proxy.url, sender)
+        proxy.fault = lambda number, method, path: "hole" if number == 2 else ""
+        post(home, settings, LETTER)
+        command = [sys.executable, "-m", "pipelines.mailing"]
+        with subprocess.Popen(command, env=home.environment_of(settings)) as process:
+            until = time.monotonic() + PATIENCE_S
+            while proxy.calls("POST") < 2 and time.monotonic() < until:
+                time.sleep(0.01)
+            process.kill()
+        assert [to for _, to in deliver(home, settings).sent] == ["bob@example.org"]
     assert taken(s3_url, sender) == list(TO)
 
 
