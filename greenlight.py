@@ -280,6 +280,36 @@ def train(
 
 
 @app.command()
+def retrain(
+    if_due: Annotated[
+        bool, typer.Option("--if-due", help="Only where the audience moved, or the data is old or much is new.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Drift report, snapshot, training, gates, challenger: or a refusal with its reason, told by mail.
+
+    Example: `greenlight retrain --if-due`
+    """
+    import getpass
+
+    from pipelines.retrain import retrain as run
+
+    home, settings = _home()
+    done = run(
+        home,
+        settings,
+        if_due=if_due,
+        actor=getpass.getuser(),
+        report=lambda line: console.print(_escaped(line), soft_wrap=True),
+    )
+    if as_json:
+        _print(done, as_json)
+    else:
+        print(done.sentence)
+    return done.exit
+
+
+@app.command()
 def precompute(as_json: Json = False) -> int:
     """Slates for all viewers and the popularity ranking, from today's live state, for who is in charge.
 

@@ -297,6 +297,13 @@ class Drift(Section):
     runs_apart_hours: Annotated[float, Field(ge=0)] = 24  # runs closer together count as one, the newer
 
 
+class Retrain(Section):
+    """When a retraining is due although the audience is quiet."""
+
+    max_age_days: Positive = 7  # of the data that the newest version learned from, on the home's clock
+    new_data_share: Positive = 0.5  # events since then, as a share of those that it held
+
+
 class Retention(Section):
     """What `greenlight prune` leaves. What is live, aliased, `previous` or in an experiment always stays."""
 
@@ -464,6 +471,7 @@ class Settings(Section):
     registry: Registry = Registry()
     storage: Storage = Storage()
     drift: Drift = Drift()
+    retrain: Retrain = Retrain()
     retention: Retention = Retention()
     schedule: Schedule = Schedule()
     mail: Mail = Mail()

@@ -135,8 +135,11 @@ class LocalLog:
         return self._value("SELECT offset FROM groups WHERE topic = ? AND name = ?", (topic, group)) or 0
 
     def lag(self, topic: str, group: str) -> int:
-        after = self.committed(topic, group)
-        return self._value("SELECT count(*) FROM records WHERE topic = ? AND offset > ?", (topic, after)) or 0
+        return self.after(topic, self.committed(topic, group))
+
+    def after(self, topic: str, offset: int) -> int:
+        """How many records of a topic are stored after an offset."""
+        return self._value("SELECT count(*) FROM records WHERE topic = ? AND offset > ?", (topic, offset)) or 0
 
     def tail(self, topic: str, after_offset: int, limit: int = BATCH) -> list[Record]:
         """Records after an offset, oldest first, without a group. Those that cannot be read go to the dead letter."""

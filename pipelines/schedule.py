@@ -45,8 +45,10 @@ VERBS: dict[str, tuple[str, ...]] = {  # each job's words, as after `greenlight`
     "drift": ("report", "drift", "--mail"),
     "precompute": ("precompute",),
     "prune": ("prune",),
+    "retrain": ("retrain", "--if-due"),
 }
 BY_THE_WALL = ("prune",)
+WRITE_OF_REFUSALS = ("retrain",)  # jobs whose refusals (status 1) are told by a letter of their own
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,8 @@ class Scheduler:
         row["since_ms"] = max(now[job.name], row["next_ms"])
         log.info("%s ended with status %d: %s", job.name, ended.status, ended.said)
         trouble = f"{ended.status}: {ended.said}" if ended.status else ""
-        if trouble and trouble != row.get("told"):
+        itself = ended.status == 1 and job.name in WRITE_OF_REFUSALS
+        if trouble and trouble != row.get("told") and not itself:
             self._tell(job, ended, row["began_wall_ms"])
         row["told"] = trouble
         _plan(job, row, now[job.name])

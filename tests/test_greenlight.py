@@ -24,6 +24,7 @@ VERBS = [
     ["up"],
     ["status"],
     ["precompute"],
+    ["retrain"],
     ["promote"],
     ["rollback"],
     ["prune"],
@@ -139,7 +140,7 @@ def test_a_look_at_the_ledger_changes_nothing(tmp_path: Path) -> None:
     [
         ({"GREENLIGHT_CONF": "/"}, "/: settings cannot be read: Is a directory"),
         ({"GREENLIGHT_CONF": sys.executable}, "not YAML"),
-        ({"GREENLIGHT_TRAIN__SEED": "["}, "GREENLIGHT_TRAIN__SEED='[': not YAML"),
+        ({"GREENLIGHT_TRAIN__SEED": "["}, "GREENLIGHT_TRAIN__SEED = '[': not YAML"),
         ({"GREENLIGHT_HOME": "/dev/null/home"}, "/dev/null/home cannot be made: Not a directory"),
         ({"GREENLIGHT_HOME": "/proc/home"}, "/proc/home cannot be made"),
     ],
