@@ -8,6 +8,7 @@ from pathlib import Path
 from monitoring.drift import Found, percent
 from monitoring.letter import Letter, Plot, Section, harmless
 from monitoring.letter_html import page
+from monitoring.outcomes import Rates
 
 HEADS = {"moved": "The audience has moved", "quiet": "The audience is quiet", "cannot say": "Drift: cannot say"}
 NEXT = {
@@ -19,7 +20,10 @@ NEXT = {
 
 @dataclass(frozen=True)
 class Told:
-    """What a report says. window, reference: in words, with their days; ours: what we recommended, then and now."""
+    """What a report says. window, reference: in words, with their days; ours: what we recommended, then and now.
+
+    rates: what came of the slates of the window, by arm and rung; of all viewers, not of a sample.
+    """
 
     verdict: str
     day: str
@@ -30,6 +34,7 @@ class Told:
     rate: float
     viewers: tuple[int, int]
     ours: tuple[dict[str, float], dict[str, float]]
+    rates: tuple[Rates, ...]
     level: float
 
 
@@ -42,6 +47,7 @@ def letter(told: Told, plots: Sequence[Plot], link: Path | None = None) -> Lette
         Section("Every column", rows=_columns(told)),
         Section("How it was compared", _method(told)),
         Section("What we ourselves recommended", ("Shown beside it, never tested as audience.",), _ours(told)),
+        Section("What came of it", rows=_rates(told)),
         *(Section(plot.alt.partition(":")[0], plot=plot) for plot in plots),
     ]
     kept = tuple(section for section in sections if section.lines or section.rows or section.plot)
@@ -84,6 +90,16 @@ def _ours(told: Told) -> tuple[tuple[str, ...], ...]:
         return ()
     names = list(dict.fromkeys([*before, *now]))
     return (("", "then", "now"), *((name, _number(before.get(name)), _number(now.get(name))) for name in names))
+
+
+def _rates(told: Told) -> tuple[tuple[str, ...], ...]:
+    """Per slate: the share that was clicked, minutes watched, movies liked."""
+    if not told.rates:
+        return ()
+    rows = [("arm, rung", "slates", "clicked", "minutes", "likes")]
+    for r in told.rates:
+        rows.append((f"{r.arm}, {r.rung}", f"{r.slates:,}", percent(r.ctr), f"{r.watch_minutes:.2f}", f"{r.likes:.3f}"))
+    return tuple(rows)
 
 
 def _number(value: float | None) -> str:

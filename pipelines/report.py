@@ -37,9 +37,11 @@ from monitoring.drift import Found, compare, in_words
 from monitoring.gates import audience
 from monitoring.gates.audience import AudienceEvidence, differs
 from monitoring.letter import Plot
+from monitoring.outcomes import Rates
 from pipelines import outbox
 from pipelines.drift_letter import Told, letter, web_page
 from pipelines.movement import DRIFT, REPORT, Reference, earlier_runs, reference_for
+from pipelines.outcomes import rates
 from pipelines.traffic import DAY_MS, Genres, Span, genres, rate_for, slates, window
 
 Verdict = Literal["quiet", "moved", "cannot say"]
@@ -81,6 +83,7 @@ class _Seen:
     after: Window
     before: Window | None
     ours: tuple[dict[str, float], dict[str, float]]  # what we recommended, in the reference and the current window
+    rates: tuple[Rates, ...]  # what came of it in the current window
 
     @property
     def subject(self) -> str:
@@ -124,7 +127,8 @@ def _sample(home: Home, settings: Settings, store: Store, entries: Sequence[Entr
     windows = [window(store, known, part, rate) for part in spans]
     before = windows[0] if len(windows) > 1 else None
     ours = [slates(store, known, part, rate) for part in spans]
-    return _Seen(now, span, reference, rate, known, windows[-1], before, (ours[0] if before else {}, ours[-1]))
+    came = rates(home, settings, since_ms=span.since_ms, until_ms=span.until_ms - 1)
+    return _Seen(now, span, reference, rate, known, windows[-1], before, (ours[0] if before else {}, ours[-1]), came)
 
 
 def _compared(seen: _Seen, settings: Settings) -> tuple[Found, ...]:
@@ -215,6 +219,7 @@ def _told(seen: _Seen, found: tuple[Found, ...], decision: Decision, settings: S
         rate=seen.rate,
         viewers=(0 if seen.before is None else len(seen.before.viewers), len(seen.after.viewers)),
         ours=seen.ours,
+        rates=seen.rates,
         level=settings.drift.level,
     )
 
@@ -235,6 +240,7 @@ def _write(folder: Path, seen: _Seen, found: tuple[Found, ...], told: Told, plot
     for plot in plots:
         (part / plot.name).write_bytes(plot.png)
     numbers = asdict(told) | {"found": [asdict(column) for column in found]}
+    numbers["rates"] = [of_rung._asdict() for of_rung in told.rates]
     (part / "drift.json").write_text(json.dumps(numbers, indent=1, ensure_ascii=False, allow_nan=False))
     why = "there is nothing to compare with"
     if seen.before is not None:

@@ -237,6 +237,10 @@ def test_what_we_recommended_is_shown_and_not_tested(live: Home) -> None:
         "genre Drama": 1,
     }
     assert made.told.ours[1] | {"slates": 50, "rung popularity": 1.0, "genre Comedy": 1.0} == made.told.ours[1]
+    (came,) = made.told.rates
+    assert (came.arm, came.rung, came.slates, came.viewers) == ("champion", "popularity", 50, 50)
+    assert json.loads((made.folder / "drift.json").read_text())["rates"] == [came._asdict()]
+    assert "champion, popularity" in made.html.read_text()
 
 
 def test_rows_are_whole_viewers_and_a_row_is_a_viewer_and_a_movie(home: Home) -> None:
