@@ -32,6 +32,7 @@ from events.state import Act
 
 APPEAL = 0.35  # logits of a click for each factor e by which a movie is talked about more
 TALKED_ABOUT = 20  # so many movies, the most met ones of a day, are what the others are measured by
+LEVELLED = 300  # viewers, the busiest, over whom the level of popular movies is measured
 BUSY = 1.25  # how much busier the day of a shock is
 BATCH = 2000  # visits worked on at once
 SHOCK_HALF_LIFE_DAYS = 3.0
@@ -73,8 +74,10 @@ class Audience:
         self._like = np.log(conf.attraction / (1 - conf.attraction))
         self._look = np.arange(1, 1001) ** -conf.position_bias
         self._turn = np.zeros(world.movies.features.shape[1], np.float32)  # of a taste that shifts, by feature
+        self._level = 0.0  # how much better popular movies would suit those whose taste has shifted
         if shift:
             self._turn[: len(world.genre_names)] = [(g in shift.gains) - (g in shift.loses) for g in world.genre_names]
+            self._level = _level(world, self._turn * (shift.strength * TASTE_LOGITS))
         self._grow(self._first - 1)
 
     @classmethod
@@ -243,7 +246,7 @@ class Audience:
     def _odds(self, row: int, codes: np.ndarray, day: int) -> tuple[np.ndarray, np.ndarray]:
         """Of each movie: the chance that a viewer who looks at it clicks; and logits that they then like it."""
         appeal = self._movies.features[codes] @ self._tastes(_one(row), day)[0]
-        click = _chance(self._like + self._day(day).appeal[codes] + appeal)
+        click = _chance(self._like - self._lift(_one(row), day) + self._day(day).appeal[codes] + appeal)
         click[codes < 0] = 0.0
         return click, self._liking(_one(row), codes, appeal, day)
 
@@ -257,6 +260,11 @@ class Audience:
         if self.shift and self.shift.kind == "taste" and day >= self._first + self.shift.day:
             return tastes + np.outer(self._moved("taste", rows, day) * TASTE_LOGITS, self._turn)
         return tastes
+
+    def _lift(self, rows: np.ndarray, day: int) -> np.ndarray | float:
+        """(n,) logits of a click taken from everything where a viewer's taste has shifted: they turn elsewhere, but do
+        not click more than they did on what is popular."""
+        return self._moved("taste", rows, day) * (self._level / self.shift.strength if self.shift else 0.0)
 
     def _moved(self, kind: str, rows: np.ndarray, day: int) -> np.ndarray | float:
         """(n,) how strongly a shift of that kind has moved each viewer; 0 before it and for the others."""
@@ -324,6 +332,18 @@ def _line(movie_id: str, title: str, genres: tuple[str, ...]) -> Movie:
 
 
 _SHIFT = int.from_bytes(b"shift")  # the moment of which the share of moved viewers is drawn
+
+
+def _level(world: World, turn: np.ndarray) -> float:
+    """How much more the movies that are then the most popular appeal, when every taste turns so."""
+    met = world.movies.hot + world.movies.steady
+    viewers = world.viewers.rate.argsort()[::-1][:LEVELLED]
+    before = world.viewers.tastes[viewers] @ world.movies.features.T  # (viewers, movies)
+    found = []
+    for appeal in (before, before + world.movies.features @ turn):
+        popular = np.argsort(-met * np.exp(appeal).mean(axis=0))[:TALKED_ABOUT]
+        found.append(float(appeal[:, popular].mean()))
+    return found[1] - found[0]
 
 
 def _one(row: int) -> np.ndarray:

@@ -33,6 +33,7 @@ from events.state import Act
 
 FACTORS = 12
 VIEWER_ACTS, MOVIE_ACTS = 8.0, 15.0  # with as many, half of what is known of one is their own
+MOST = 2.0  # of a viewer's taste for a genre, as a log ratio, before it is scaled
 RATE_ACTS = 10.0  # usual likings mixed into the share of a movie or a viewer
 NEWS_DAYS = 7.0  # half-life of the counts that say what is news now
 RECENT_DAYS = 28.0  # over which the pace of the history is measured
@@ -239,7 +240,8 @@ def _tastes(history: History, movies: Movies, genre_count: int) -> np.ndarray:
     smoothed = (sums[:, :genre_count] + 5.0 * base) / (sums[:, :genre_count].sum(axis=1, keepdims=True) + 5.0)
     acts = np.bincount(history.users, minlength=count)[:, None]
     means = sums[:, genre_count:] / (acts + VIEWER_ACTS)
-    return np.concatenate([np.log(smoothed / np.maximum(base, 1e-9) + 0.05), means], axis=1)
+    ratios = np.log(smoothed / np.maximum(base, 1e-9) + 0.05)  # of a rare genre, one act says a lot: too much
+    return np.concatenate([np.clip(ratios, -MOST, MOST), means], axis=1)
 
 
 def _rates(recent: np.ndarray, daily: float) -> np.ndarray:
