@@ -33,6 +33,7 @@ from events.state import Act
 
 FACTORS = 12
 VIEWER_ACTS, MOVIE_ACTS = 8.0, 15.0  # with as many, half of what is known of one is their own
+WIDEST = 3.0  # of a movie's latent factor, in spreads
 MOST = 2.0  # of a viewer's taste for a genre, as a log ratio, before it is scaled
 RATE_ACTS = 10.0  # usual likings mixed into the share of a movie or a viewer
 NEWS_DAYS = 7.0  # half-life of the counts that say what is news now
@@ -133,20 +134,31 @@ def _genre_shares(movies: Sequence[Movie], names: tuple[str, ...]) -> np.ndarray
 
 
 def _item_factors(history: History, rng: np.random.Generator) -> np.ndarray:
-    """(movies, factors) float32 with spread 1 over acts; of a movie with few acts mostly those of another movie."""
-    users, items = len(history.user_ids), len(history.movies)
-    count = min(FACTORS, users - 2, items - 2)
-    if count < 1:
-        return np.zeros((items, 0), np.float32)
-    matrix = csr_array((np.ones(len(history.users)), (history.users, history.items)), shape=(users, items))
+    """(movies, factors) float32 with spread 1 over acts; of a movie with few acts mostly those of another movie.
+
+    Only viewers and movies with some acts take part, and their counts are raised: else a factor would be about a
+    handful of movies that three viewers share (Qin and Rohe 2013).
+    """
+    shape = len(history.user_ids), len(history.movies)
+    matrix = csr_array((np.ones(len(history.users)), (history.users, history.items)), shape=shape)
     acts = matrix.sum(axis=0)
-    scaled = diags_array((matrix.sum(axis=1) + 1) ** -0.5) @ matrix @ diags_array((acts + 1) ** -0.5)
-    start = np.ones(min(users, items))
+    busy, met = matrix.sum(axis=1) >= VIEWER_ACTS, acts >= MOVIE_ACTS
+    count = min(FACTORS, int(busy.sum()) - 2, int(met.sum()) - 2)
+    if count < 1:
+        return np.zeros((shape[1], 0), np.float32)
+    part = matrix[busy][:, met]
+    rows, columns = part.sum(axis=1), part.sum(axis=0)
+    raised = rows + rows.mean(), columns + columns.mean()
+    scaled = diags_array(raised[0] ** -0.5) @ part @ diags_array(raised[1] ** -0.5)
+    start = np.ones(min(part.shape))
     right = svds(scaled.tocsr(), k=count + 1, v0=start, random_state=0)[2][:-1].T  # without the first: popularity
-    factors = right / np.sqrt(acts + 1)[:, None]
-    factors -= acts @ factors / acts.sum()
-    factors /= np.sqrt(acts @ factors**2 / acts.sum()) + 1e-12
-    return _mixed_with_known(np.clip(factors, -4, 4), acts, MOVIE_ACTS, rng).astype(np.float32)
+    found = right / np.sqrt(raised[1])[:, None]
+    for _ in range(3):  # what is left of outliers is cut off, and the spread is 1 again
+        found -= columns @ found / columns.sum()
+        found = np.clip(found / (np.sqrt(columns @ found**2 / columns.sum()) + 1e-12), -WIDEST, WIDEST)
+    factors = np.zeros((shape[1], count))
+    factors[met] = found
+    return _mixed_with_known(factors, acts, MOVIE_ACTS, rng).astype(np.float32)
 
 
 def _mixed_with_known(own: np.ndarray, acts: np.ndarray, half: float, rng: np.random.Generator) -> np.ndarray:
