@@ -506,6 +506,10 @@ def experiment_start(
     min_days: Annotated[float | None, typer.Option(help="No verdict before.")] = None,
     max_days: Annotated[float | None, typer.Option(help="It ends then at the latest.")] = None,
     min_users: Annotated[int | None, typer.Option(help="No verdict with fewer viewers in either arm.")] = None,
+    guardrail: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=LOSS", help="What may get worse by a share at most; repeat for more."),
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Declare what will be asked, then let a version into an A/B. What is not given is as the settings have it.
@@ -514,12 +518,13 @@ def experiment_start(
     """
     import getpass
 
-    from monitoring.experiment import Plan
+    from monitoring.experiment import Guardrail, Plan
     from pipelines.experiment import start
 
     home, settings = _home()
-    given = {"metric": metric, "margin": margin, "effect": effect, "level": level}
+    given: dict[str, Any] = {"metric": metric, "margin": margin, "effect": effect, "level": level}
     given |= {"min_days": min_days, "max_days": max_days, "min_users": min_users}
+    given |= {"guardrails": tuple(map(Guardrail.typed, guardrail)) if guardrail else None}
     changes = {part: value for part, value in given.items() if value is not None}
     plan = Plan.from_settings(name, settings.experiment, **changes)
     return _decided(home, start(home, settings, version, actor=getpass.getuser(), plan=plan), as_json)
@@ -581,8 +586,7 @@ def _stands(home: Home, settings: Settings, standing: Any, as_json: bool) -> int
         return 0
     out = Console(highlight=False, emoji=False, markup=False, soft_wrap=True)
     if standing.plan:
-        out.print(standing.plan.name)
-        out.print(*lines(standing.plan, standing.looks), sep="\n")
+        out.print(standing.plan.name, *lines(standing.plan, standing.looks), sep="\n")
     out.print(standing.sentence)
     if picture:
         out.print(f"Picture: {picture}" + (f"; {trouble}" if trouble else ", and in the challenger's run in MLflow"))

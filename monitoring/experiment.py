@@ -47,6 +47,15 @@ class Guardrail:
     name: str
     loss: float
 
+    @classmethod
+    def typed(cls, text: str) -> Self:
+        """From `NAME=LOSS`, as on the command line. PlanError where it is not that."""
+        name, _, loss = text.partition("=")
+        try:
+            return cls(name.strip(), float(loss))
+        except ValueError:
+            raise PlanError(f"guardrail {plain(text)!r}: write NAME=LOSS, such as served=0.02") from None
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -144,7 +144,8 @@ def course(entries: Sequence[Entry]) -> Course | None:
 
 def kept(home: Home) -> Standing:
     """How the newest experiment stands, by the ledger and the looks that were kept: reads files only."""
-    found = course(_read(home))
+    entries = _read(home)
+    found = course(entries)
     if found is None:
         return Standing("none", "No experiment has begun: greenlight experiment start VERSION begins one.")
     looks, verdict = tuple(_looks(home, found)), found.verdict
@@ -163,9 +164,17 @@ def kept(home: Home) -> Standing:
     said, until = verdict.body["verdict"], verdict.body["decision"]["valid_until_ms"]
     sentence = f"{against}: {said}, since {verdict.body['reason']}."
     if not (said == "promote" and found.challenging):
-        return Standing("ended", sentence, **told, verdict=said)
+        return Standing("ended", sentence + _in_vain(entries, verdict), **told, verdict=said)
     sentence += f" It waits for the lead: greenlight promote {told['version']}."
     return Standing("ended", sentence, **told, verdict=said, valid_until_ms=until)
+
+
+def _in_vain(entries: Sequence[Entry], verdict: Entry) -> str:
+    """What became of a victory that made no champion, as a sentence; nothing otherwise."""
+    later = [e for e in entries if e.seq > verdict.seq and e.body.get("release") == verdict.body["release"]]
+    gone = next((e for e in later if e.kind == "withdrawal"), None)
+    won = verdict.body["verdict"] == "promote"
+    return f" It was withdrawn all the same: {gone.body['rule']}." if won and gone else ""
 
 
 # Looking --------------------------------------------------------------------------------------------------------------

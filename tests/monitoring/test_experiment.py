@@ -256,6 +256,13 @@ def test_a_plan_that_makes_no_sense_is_refused(part: dict, words: str) -> None:
     assert words in str(told.value)
 
 
+def test_a_guardrail_as_it_is_typed() -> None:
+    assert Guardrail.typed("served=0.02") == Guardrail("served", 0.02)
+    for wrong in ("served", "served=", "=x", "served=a\nb", ""):
+        with pytest.raises(PlanError, match="write NAME=LOSS"):
+            Guardrail.typed(wrong)
+
+
 def test_a_plan_comes_back_from_the_ledger_with_the_same_digest() -> None:
     body = json.loads(json.dumps(experiment.asdict(PLAN)))
     assert Plan.of(body) == PLAN

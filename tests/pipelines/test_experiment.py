@@ -353,7 +353,8 @@ def test_stop(place: Home) -> None:
 
 def test_stop_gives_a_victory_up(place: Home) -> None:
     run(place, np.random.default_rng(1), auto=False, challenger=0.6)
-    stop(place, SETTINGS, actor="ada")
+    told = stop(place, SETTINGS, actor="ada")
+    assert told.sentence.endswith("0 was asked. It was withdrawn all the same: stopped by ada.")
     assert standing(place) == {"champion": 1}
 
 
