@@ -72,11 +72,14 @@ def output_of(home: Home, job: str) -> Path:
 
 
 def last_words(output: Path) -> str:
-    """The end of what was said, as one line, from the beginning of a line where that is within reach."""
+    """The last whole lines of what was said, as one."""
     with output.open("rb") as file:
         file.seek(max(0, output.stat().st_size - 4 * SAID))
-        text = " ".join(" ".join(line.split()) for line in file.read().decode(errors="replace").splitlines())
-    return text.strip()[-SAID:]
+        lines = [" ".join(line.split()) for line in file.read().decode(errors="replace").splitlines()]
+    kept = lines.pop()[-SAID:] if (lines := [line for line in lines if line]) else ""
+    while lines and len(kept) + len(lines[-1]) < SAID:
+        kept = f"{lines.pop()} {kept}"
+    return kept
 
 
 def _end(process: subprocess.Popen[bytes], patience_s: float) -> None:

@@ -232,7 +232,8 @@ def _letter(done: Retrained, why: str, said: str, training: Training | None) -> 
     if len(rows) > 1:
         sections.append(Section("Candidates", rows=tuple(rows)))
     sections.append(Section("Next", ("greenlight ledger", "greenlight retrain, once the reason is gone")))
-    return Letter("retraining refused: nothing changes", done.sentence, tuple(sections))
+    subject = f"retraining refused: {done.sentence.partition(':')[0]}"
+    return Letter(subject, done.sentence, tuple(sections))
 
 
 @contextmanager

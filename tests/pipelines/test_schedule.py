@@ -197,6 +197,15 @@ def test_what_a_command_leaves_behind_is_ended_and_so_is_one_that_nobody_waits_f
     assert ours() == []
 
 
+def test_the_last_whole_lines_are_kept(tmp_path: Path) -> None:
+    said = tmp_path / "said.log"
+    for content, kept in (("", ""), ("\n \n", ""), ("one\n  two\n\n", "one two"), ("é" * 5000, "é" * limited.SAID)):
+        said.write_text(content)
+        assert limited.last_words(said) == kept
+    said.write_text("a long line " * 100 + "\nthe reason\nthe end")
+    assert limited.last_words(said) == "the reason the end"
+
+
 def ours() -> list[int]:
     """Processes that a command of this process began."""
     found, mark = [], f"{MARK}_{os.getpid()}_".encode()
