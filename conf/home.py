@@ -38,6 +38,10 @@ class Home:
         return self.root / "snapshots"
 
     @property
+    def tuning(self) -> Path:
+        return self.root / "tuning"
+
+    @property
     def releases(self) -> Path:
         return self.root / "releases"
 

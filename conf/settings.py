@@ -173,6 +173,7 @@ class Train(Section):
     at_once: Annotated[int, Field(ge=1)] = 2  # candidates fitted at the same time
     popularity_trials: Count = 8  # its half-life is always tuned: it is the yardstick
     seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # where networks are fitted; auto: a GPU where there is one
 
 
 class Evaluate(Section):

@@ -6,6 +6,7 @@ to import and to make its database, so it is imported where it is used, and `Reg
 
 import json
 import logging
+import math
 import shutil
 import sqlite3
 import sys
@@ -47,6 +48,7 @@ LEFT JOIN model_versions v ON v.source IN ('models:/' || m.model_id, m.artifact_
 LEFT JOIN model_version_tags t ON t.name = v.name AND t.version = v.version AND t.key = 'release'
 WHERE m.lifecycle_stage = 'active'
 """
+BATCH = 1000  # metrics that MLflow takes at once
 LIMIT = 5000  # characters of a description or a tag that MLflow keeps
 
 
@@ -132,6 +134,18 @@ class Registry:
         numbers = [Metric(name, value, now, 0) for name, value in _flat(metrics) if value == value]
         texts = [Param(name, str(value)[:LIMIT]) for name, value in params.items()]
         self.client.log_batch(run, metrics=numbers, params=texts)
+
+    def curves(self, run: str, curves: Mapping[str, Sequence[float]]) -> None:
+        """Log values by epoch, counted from 1: metrics `fit/NAME` with steps."""
+        from mlflow.entities import Metric
+
+        now = time.time_ns() // 1_000_000
+        for name, values in curves.items():
+            points = [
+                Metric(f"fit/{name}", value, now, step) for step, value in enumerate(values, 1) if math.isfinite(value)
+            ]
+            for begin in range(0, len(points), BATCH):
+                self.client.log_batch(run, metrics=points[begin : begin + BATCH])
 
     def dataset(
         self, run: str, snapshot_id: str, folder: Path, schema: Mapping[str, str], profile: Mapping[str, float]

@@ -10,6 +10,11 @@ A model is a class with a frozen dataclass `Config` and two methods. It is named
         of the fit and may have newer movies after it. `-inf` means "never"; NaN and +inf are faults.
         A row may depend on that viewer's history, `live` and `now_ms` only: never on who else is in the batch.
         Viewers unseen in training are just histories; an empty history must be answered too.
+    curves
+        What `fit` may leave for people to look at: values by epoch under names such as `validation_loss`. Training logs
+        them to the run; they are not saved with the model.
+    device
+        `auto`, `cpu` or `cuda`, as the settings say: where a model that can use a GPU fits.
     save(folder) / load(folder)
         By default every attribute set by `fit` that is a NumPy array or sparse matrix goes to `.npy`, plain values to
         JSON; attributes that begin with an underscore stay behind. Override both for anything else; only .npy (no
@@ -20,9 +25,11 @@ Shapes and dtypes of `Interactions`, `Histories` and `LiveCounts` are in `models
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -33,6 +40,7 @@ from models.interactions import DAY_MS, Histories, Interactions, LiveCounts
 if TYPE_CHECKING:
     import optuna
 
+NOT_LEARNED = ("config", "seed", "device", "curves")  # attributes that are not saved
 DISCOVERY_PLACE = 10  # the place of a slate, counted from 1, that a discovery may take
 DISCOVERY_POOL = 20  # the place is drawn among this many best items outside the hot ones
 
@@ -49,6 +57,8 @@ class NoConfig:
 class Recommender(ABC):
     Config: ClassVar[Any] = NoConfig  # a frozen dataclass with `suggest`
     config: Any
+    device: str = "auto"
+    curves: Mapping[str, Sequence[float]] = MappingProxyType({})
 
     def __init__(self, config: Any = None, seed: int = 0) -> None:
         self.config = self.Config() if config is None else config
@@ -111,7 +121,7 @@ class Recommender(ABC):
         return self
 
     def _learned(self) -> dict[str, Any]:
-        return {n: value for n, value in vars(self).items() if n not in ("config", "seed") and not n.startswith("_")}
+        return {n: value for n, value in vars(self).items() if n not in NOT_LEARNED and not n.startswith("_")}
 
 
 @dataclass(frozen=True, eq=False)

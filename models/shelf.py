@@ -17,6 +17,7 @@ SHELF = {
     "ease": "models.ease.EASE",
     "als": "models.als.ALS",
     "ranker": "models.ranker.Ranker",
+    "sasrec": "models.sasrec.SASRec",
 }
 
 

@@ -82,7 +82,7 @@ def learn(history: Interactions, conf: SignalsConfig) -> Signals:
     norms = np.sqrt(np.maximum(seen.sum(axis=1), 1.0))
     together = ((diags_array(1.0 / norms).astype(np.float32) @ seen).T @ recent).toarray()  # (m, m)
     np.fill_diagonal(together, 0.0)
-    genres = _genre_shares(history.catalogue)
+    genres = genre_shares(history.catalogue)
     base = genres[history.latest().items].sum(axis=0) + 1.0
     plain = Signals(
         rows=rows,
@@ -110,7 +110,7 @@ def stage(signals: Signals, catalogue: Catalogue, items: np.ndarray, genre_names
         matrix[:-1, count:-1] = signals.together[:, column] * ~unknown
     matrix[:-1, -1] = total = signals.together_total
     typical = total @ total / max(float(total.sum()), 1e-9)  # total of the movie of an event, over events
-    genres = _genre_shares(catalogue, genre_names)
+    genres = genre_shares(catalogue, genre_names)
     return Stage(
         place,
         matrix,
@@ -179,7 +179,7 @@ def seen_by(histories: Histories) -> csr_array:
     )
 
 
-def _genre_shares(catalogue: Catalogue, names: tuple[str, ...] | None = None) -> np.ndarray:
+def genre_shares(catalogue: Catalogue, names: tuple[str, ...] | None = None) -> np.ndarray:
     """(items, genres) float32: 1 / number of genres for each genre of a movie, columns in the order of `names`."""
     genres = catalogue.genres.astype(np.float32)
     if names is not None and names != catalogue.genre_names:

@@ -4,7 +4,7 @@ Nothing here decides. A fault of the candidate is a sentence in `Attempt`, never
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -45,6 +45,7 @@ class Work:
     commit: str
     key: SigningKey
     releases: Path
+    tuning: Path  # folder of the searches of this snapshot and code
     trials: int
     minutes: float | None
     seed: int
@@ -64,6 +65,7 @@ class Attempt:
     model: str = ""  # its short name
     config: dict[str, Any] | None = None
     trials: list[dict[str, Any]] = field(default_factory=list)
+    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)  # of the fit that was released
     evaluation: Evaluation | None = None
     disguise: Disguise | None = None
     release: Release | None = None
@@ -119,7 +121,7 @@ def candidate(work: Work, name: str, half_life_days: Callable[[], float]) -> Att
             model = start(name, work.settings.train, work.seed, made.config)
         with model:
             with made.timed("refit"):
-                model.fit(work.interactions)
+                made.curves = model.fit(work.interactions).curves
             _release(work, made, model, model.shelved, half_life_days())
     except CandidateFailed as why:
         made.failed = str(why)
@@ -177,11 +179,16 @@ def _validate(work: Work, made: Attempt) -> None:
 
 def _tuned(work: Work, made: Attempt, model: Candidate, trials: int) -> dict[str, Any]:
     def told(trial: dict[str, Any]) -> None:
-        made.trials.append(trial)
-        work.report(f"{made.model}: trial {trial['number']} {trial['state'].lower()}: {trial['value']}")
+        of = f" of {trials}" if trial["number"] < trials else ""  # numbers go on past one that a kill cut off
+        work.report(f"{made.model}: trial {trial['number'] + 1}{of} {trial['state'].lower()}: {trial['value']}")
 
-    known = work.interactions.before(work.windows.test_start_ms)
-    return model.tune(known, work.settings.evaluate, trials, work.minutes, told)
+    known, cls = work.interactions.before(work.windows.test_start_ms), type(model)
+    journal = work.tuning / f"{cls.__module__}.{cls.__qualname__} {work.seed}.journal"
+    if journal.exists():
+        work.report(f"{made.model}: the search goes on where it stopped")
+    found = model.tune(known, work.settings.evaluate, trials, work.minutes, told, journal)
+    made.trials = found.trials
+    return found.config
 
 
 def _validated(work: Work, model: Recommender, interactions: Interactions) -> Evaluation:

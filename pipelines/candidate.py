@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import make_dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,6 +34,8 @@ from pipelines.strays import end_strays
 
 LAST_WORDS = 2000  # bytes of its standard error that may explain a death
 INTERRUPTED = "the training was interrupted"
+CURVES, POINTS = 20, 10_000  # that a fit may leave, and points of each
+CURVE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 LAST_MOMENT_S = 2.0  # between the end of its answers and its own end
 
 
@@ -44,15 +47,24 @@ def start(name: str, conf: Train, seed: int, config: dict[str, Any] | None = Non
     """Start the process of the model `name`; CandidateFailed where it cannot be found or made."""
     host = Host(name, conf, seed)
     try:
-        told = host.ask("describe", config=config)
+        told = host.ask("describe", config=config, device=conf.device)
     except CandidateFailed:
         host.close()
         raise
     shelved = _shelved(told)
     made = shelved.cls.__new__(shelved.cls)
     assert isinstance(made, Candidate)
+    made.device = conf.device
     made.meet(host, shelved, told["config"], seed)
     return made
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search for settings found: the best, and all trials, also those of before it was killed. Plain values."""
+
+    config: dict[str, Any]
+    trials: list[dict[str, Any]]
 
 
 class Candidate(Recommender):
@@ -70,31 +82,50 @@ class Candidate(Recommender):
 
     def renew(self, config: dict[str, Any]) -> None:
         """Make the model anew with other settings, as if it had never been fitted."""
-        told = self._host.ask("describe", config=config)
+        told = self._host.ask("describe", config=config, device=self.device)
         self.meet(self._host, self.shelved, told["config"], self.seed)
 
     def tune(
-        self, history: Interactions, conf: Evaluate, trials: int, minutes: float | None, report: Callable[[Any], None]
-    ) -> dict[str, Any]:
-        """The best settings found on validation, as plain values; `report` is called with each trial."""
-        host = self._host
+        self,
+        history: Interactions,
+        conf: Evaluate,
+        trials: int,
+        minutes: float | None,
+        report: Callable[[Any], None],
+        journal: Path | None = None,
+    ) -> "Search":
+        """The best settings found on validation; `report` is called with each trial as it ends.
+
+        journal: where the search is kept, and goes on from: one that was killed loses no more than a trial.
+        """
+        host, storage = self._host, self._host.folder / "trials.journal"
+        if journal and journal.exists():
+            shutil.copyfile(journal, storage)
+
+        def told(trial: Any) -> None:
+            if journal:
+                with contextlib.suppress(OSError):  # on a full disk the search goes on, and could only not be resumed
+                    _keep_lines(storage, journal)
+            report(trial)
+
         answer = host.ask(
             "tune",
-            report=report,
+            report=told,
             history=host.send(history),
             conf=conf.model_dump(),
             trials=trials,
             minutes=minutes,
-            storage=str(host.folder / "trials.journal"),
+            storage=str(storage),
         )
-        return answer["config"]
+        return Search(answer["config"], answer["trials"])
 
     @property
     def half_lives_days(self) -> tuple[float, ...]:
         return self._half_lives
 
     def fit(self, history: Interactions) -> Self:
-        self._half_lives = tuple(self._host.ask("fit", history=self._host.send(history))["half_lives_days"])
+        told = self._host.ask("fit", history=self._host.send(history))
+        self._half_lives, self.curves = tuple(told["half_lives_days"]), _curves(told["curves"])
         return self
 
     def score(self, histories: Histories, live: LiveCounts, now_ms: int) -> np.ndarray:
@@ -277,6 +308,25 @@ def _shelved(told: dict[str, Any]) -> Shelved:
     cls = type(told["qualname"].rpartition(".")[2], (Candidate,), {"__module__": told["module"]})
     cls.__qualname__ = told["qualname"]
     return Shelved(told["name"], cls, Path(told["source"]) if told["source"] else None)
+
+
+def _curves(told: dict[str, list[float]]) -> dict[str, list[float]]:
+    """The curves that a fit left, if MLflow can show them; CandidateFailed otherwise."""
+    if len(told) > CURVES or any(len(values) > POINTS for values in told.values()):
+        raise CandidateFailed(f"its fit left more than {CURVES} curves, or one of more than {POINTS:,} points")
+    odd = [name for name in told if not CURVE_NAME.fullmatch(name)]
+    if odd:
+        raise CandidateFailed(f"its fit left a curve named {odd[0][:50]!r}: a name may hold only a-z A-Z 0-9 . _ -")
+    return told
+
+
+def _keep_lines(written: Path, kept: Path) -> None:
+    """Copy the whole lines of a journal that a candidate's process goes on writing, so that the copy is never torn."""
+    whole = written.read_bytes()
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    beside = kept.with_suffix(".new")
+    beside.write_bytes(whole[: whole.rfind(b"\n") + 1])
+    beside.replace(kept)
 
 
 def _absolute(name: str) -> str:

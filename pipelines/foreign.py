@@ -68,9 +68,10 @@ class Host:
             self._shelved = find(self.name)
         return self._shelved
 
-    def describe(self, config: dict[str, Any] | None) -> dict[str, Any]:
+    def describe(self, config: dict[str, Any] | None, device: str) -> dict[str, Any]:
         """Make the model, or make it anew, and say what it is."""
         cls = self.shelved.cls
+        cls.device = device
         _check_config(cls.Config)
         made = cls(None if config is None else cls.Config(**_tuples(config)), seed=self.seed)
         self.model = made
@@ -90,7 +91,7 @@ class Host:
     ) -> dict[str, Any]:
         """Search the model's settings on validation; each trial is told as it ends."""
         from conf.settings import Evaluate
-        from pipelines.tune import tune
+        from pipelines.tune import FINISHED, tune
 
         interactions = read(Path(history), Interactions, self.catalogues)
         found = tune(
@@ -103,7 +104,8 @@ class Host:
             storage=Path(storage),
             report=lambda trial: self.tell({"news": trial_facts(trial)}),
         )
-        return {"config": _plain(dataclasses.asdict(found.config)), "value": found.value}
+        ended = [trial_facts(trial) for trial in found.trials if trial.state in FINISHED]
+        return {"config": _plain(dataclasses.asdict(found.config)), "value": found.value, "trials": ended}
 
     def fit(self, history: str) -> dict[str, Any]:
         model = self._made()
@@ -113,7 +115,8 @@ class Host:
         half_lives = tuple(float(days) for days in model.half_lives_days)
         if not all(0 < days < float("inf") for days in half_lives):
             raise ValueError(f"half_lives_days must be positive numbers, got {half_lives}")
-        return {"half_lives_days": half_lives}
+        curves = {str(name): [float(value) for value in values] for name, values in model.curves.items()}
+        return {"half_lives_days": half_lives, "curves": curves}
 
     def slates(self, histories: str, live: str, now_ms: int, k: int) -> dict[str, Any]:
         """Slates of a batch, left as `items.npy` and `scores.npy` beside the batch."""

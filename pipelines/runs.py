@@ -31,6 +31,7 @@ class Runs:
         """Log what a candidate showed before it is judged."""
         self._dataset(run)
         self.registry.trials(run, made.trials)
+        self.registry.curves(run, made.curves)
         params = {"seed": self.work.seed, **(made.config or {})}
         self.registry.measured(run, params=params, metrics=account.metrics(self.work, made))
 

@@ -9,6 +9,7 @@ by release; runs of the dead training are closed, and the first champion is deci
 
 import fcntl
 import importlib.util
+import shutil
 import subprocess
 import threading
 import time
@@ -140,11 +141,21 @@ def _work(
         commit=_commit(),
         key=SigningKey(home.keys),
         releases=home.releases,
+        tuning=_searches(home, snapshot.id),
         trials=trials,
         minutes=minutes,
         seed=seed,
         report=told,
     )
+
+
+def _searches(home: Home, snapshot: str) -> Path:
+    """Where searches on this snapshot by this code are kept; those on others are of no more use."""
+    mine = home.tuning / f"{snapshot[:16]}-{_commit()[:16]}"
+    for other in home.tuning.glob("*"):
+        if other != mine:
+            shutil.rmtree(other, ignore_errors=True)
+    return mine
 
 
 @cache

@@ -1,5 +1,7 @@
 """Search a model's settings with Optuna on validation: day by day as deployed, hopeless trials stopped early."""
 
+import hashlib
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -67,10 +69,10 @@ def _study(cls: type[Recommender], interactions: Interactions, start_ms: int, se
     """The study of this model on this data; another history in the same file is another study."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage.parent.mkdir(parents=True, exist_ok=True)
-    lock = JournalFileOpenLock(str(storage))  # plain open(O_EXCL): works where links cannot be made
+    name = f"{cls.__module__}.{cls.__qualname__} {_source(cls)} {start_ms}-{interactions.end_ms} {len(interactions)}"
     study = optuna.create_study(
-        study_name=f"{cls.__module__}.{cls.__qualname__} {start_ms}-{interactions.end_ms} {len(interactions)}",
-        storage=JournalStorage(JournalFileBackend(str(storage), lock_obj=lock)),
+        study_name=name,
+        storage=_journal(storage),
         sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=WARMUP_DAYS),
         direction="maximize",
@@ -79,6 +81,24 @@ def _study(cls: type[Recommender], interactions: Interactions, start_ms: int, se
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(asdict(cls.Config()))
     return study
+
+
+def _journal(storage: Path) -> JournalStorage:
+    """The journal in that file; one that cannot be read is begun anew."""
+    lock = JournalFileOpenLock(str(storage))  # plain open(O_EXCL): works where links cannot be made
+    try:
+        return JournalStorage(JournalFileBackend(str(storage), lock_obj=lock))
+    except (ValueError, KeyError, AssertionError):
+        storage.unlink()
+        return JournalStorage(JournalFileBackend(str(storage), lock_obj=lock))
+
+
+def _source(cls: type[Recommender]) -> str:
+    """Of the model's file, as it is: settings found for other code are found anew."""
+    try:
+        return hashlib.sha256(inspect.getsource(inspect.getmodule(cls) or cls).encode()).hexdigest()[:12]
+    except (OSError, TypeError):
+        return "unknown"
 
 
 def _value(cls: type[Recommender], interactions: Interactions, start_ms: int, seed: int, trial: optuna.Trial) -> float:

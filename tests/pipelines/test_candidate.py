@@ -39,6 +39,19 @@ class Model(Recommender):
 """
 
 
+CURVED = HEAD.replace("{fit}", "self.curves = {{{name!r}: [1.0] * {points}}}").replace("{score}", "pass")
+
+
+@pytest.mark.parametrize(("name", "points"), [("a\nb", 3), ("", 3), ("é", 3), ("loss", 10_001)])
+def test_curves_that_no_page_can_show_are_refused(
+    name: str, points: int, history: Interactions, tmp_path: Path
+) -> None:
+    file = tmp_path / "curved.py"
+    file.write_text(CURVED.format(name=name, points=points))
+    with start(f"{file}:Model", Train(), 0) as model, pytest.raises(CandidateFailed, match="its fit left"):
+        model.fit(history)
+
+
 @pytest.fixture
 def history() -> Interactions:
     rng = np.random.default_rng(0)

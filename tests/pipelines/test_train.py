@@ -266,6 +266,54 @@ def test_killed_at_every_step_in_turn_the_same_verb_succeeds_at_last(fresh_home:
         assert "RUNNING" not in {status for (status,) in database.execute("select status from runs")}
 
 
+TUNER = VICTIM.replace("models=[sys.argv[3]]", "models=[]")
+
+
+def test_a_search_that_was_killed_goes_on_where_it_stopped(fresh_home: Callable[[], Home]) -> None:
+    home, chosen = fresh_home(), settings(train={"popularity_trials": 8})
+    command = [sys.executable, "-c", TUNER, str(home.root), chosen.model_dump_json()]
+    victim = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    before = []
+    for line in victim.stdout or ():
+        before += [line.split()[2]] if "popularity: trial" in line else []
+        if len(before) == 3:
+            break
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.communicate()
+    told: list[str] = []
+    training = train(home, chosen, models=[], report=told.append)
+    after = [line.split()[2] for line in told if "popularity: trial" in line]
+    assert before == ["1", "2", "3"]
+    assert "popularity: the search goes on where it stopped" in told
+    assert 0 < len(after) <= 5
+    assert not set(before) & set(after)
+    under = f"tags.`mlflow.parentRunId` = '{training.candidates[0].run}'"
+    registry = Registry(home)
+    trials = registry.client.search_runs([registry.experiment], under)
+    assert len(trials) == 8
+    assert {run.data.tags["state"] for run in trials} <= {"complete", "pruned"}
+
+
+CURVED = """
+import numpy as np
+from models.popularity import Popularity
+
+class Curved(Popularity):
+    def fit(self, history):
+        self.curves = {names}
+        return self
+"""
+
+
+def test_curves_of_a_fit_are_shown_on_its_run(fresh_home: Callable[[], Home], tmp_path: Path) -> None:
+    home, file = fresh_home(), tmp_path / "curved.py"
+    file.write_text(CURVED.format(names="{'loss': [3.0, float('nan'), np.float32(1.5)]}"))
+    made = train(home, settings(), models=[f"{file}:Curved"]).candidates[1]
+    shown = Registry(home).client.get_metric_history(made.run, "fit/loss")
+    assert [(point.step, point.value) for point in shown] == [(1, 3.0), (3, 1.5)]
+    assert not made.failed
+
+
 def test_candidates_end_with_a_training_that_was_killed(fresh_home: Callable[[], Home]) -> None:
     home = fresh_home()
     victim = _victim(home, animal("hangs", "Hangs"))

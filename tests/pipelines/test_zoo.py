@@ -52,6 +52,7 @@ def work(quarter: Home, tmp_path_factory: pytest.TempPathFactory) -> Work:
         commit="test",
         key=SigningKey(folder / "keys"),
         releases=folder / "releases",
+        tuning=folder / "tuning",
         trials=0,
         minutes=None,
         seed=0,
