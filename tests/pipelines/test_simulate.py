@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -127,18 +128,30 @@ def _users(home: Home) -> set[str]:
         return {json.loads(body)["user_id"] for body in log.bodies((EVENTS,))}
 
 
-def test_a_fitted_world_keeps_ids_and_titles_of_real_movies(home: Home) -> None:
+def test_viewers_fitted_to_real_ratings_go_on_with_real_movies_as_they_did(home: Home) -> None:
     import_data(home, SMALL, "movietweetings")
     found = audience_of(home, SMALL, seed=1)
-    titles = {movie.movie_id: (movie.title, movie.genres) for movie in found.movies}
-    assert titles["0002844"] == ("Fantômas - À l'ombre de la guillotine (1913)", ("Crime", "Drama"))
-    assert len(titles) == 12_611
+    genres = {movie.movie_id: movie.genres for movie in found.movies}
+    assert len(genres) == 12_611
+    assert (
+        next(m.title for m in found.movies if m.movie_id == "0002844") == "Fantômas - À l'ombre de la guillotine (1913)"
+    )
+    until = now_ms(home, SMALL)
+    assert until < found.visits(0)[0].ts < until + DAY_MS  # a post more than a day ahead of the clock is quarantined
+    went_on = [event for event in found.simulate(14) if isinstance(event, Rating) and event.movie_id in genres]
     with LocalLog(home.log) as log:
-        until = log.now_ms()
-    first = found.visits(0)[0].ts
-    assert until < first < until + DAY_MS  # a posted event more than a day ahead of the clock is quarantined
-    day = [event for event in found.organic(1) if isinstance(event, Rating)]
-    assert {rating.movie_id in titles or rating.movie_id.startswith("sim") for rating in day} == {True}
+        past = [record.event for record in log.iterate(EVENTS) if isinstance(record.event, Rating)]
+    recent = [rating for rating in past if rating.ts > until - 28 * DAY_MS]
+    assert len(went_on) / 14 == pytest.approx(len(recent) / 28, rel=0.2)
+    was, now = (genre_shares(some, genres) for some in (recent, went_on))
+    assert sum(abs(was.get(name, 0) - now.get(name, 0)) for name in {*was, *now}) / 2 < 0.12
+    liked = [np.mean([rating.strength >= 0.7 for rating in some]) for some in (past, went_on)]
+    assert liked[0] == pytest.approx(liked[1], abs=0.06)
+
+
+def genre_shares(told: list[Rating], genres: dict[str, tuple[str, ...]]) -> dict[str, float]:
+    counts = Counter(name for rating in told for name in genres[rating.movie_id])
+    return {name: count / counts.total() for name, count in counts.items()}
 
 
 @pytest.mark.parametrize(
