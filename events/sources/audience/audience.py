@@ -256,10 +256,9 @@ class Audience:
 
     def _tastes(self, rows: np.ndarray, day: int) -> np.ndarray:
         """(n, f) tastes of viewers on a day."""
+        moved = self._moved("taste", rows, day)
         tastes = self._viewers.tastes[rows]
-        if self.shift and self.shift.kind == "taste" and day >= self._first + self.shift.day:
-            return tastes + np.outer(self._moved("taste", rows, day) * TASTE_LOGITS, self._turn)
-        return tastes
+        return tastes if isinstance(moved, float) else tastes + np.outer(moved * TASTE_LOGITS, self._turn)
 
     def _lift(self, rows: np.ndarray, day: int) -> np.ndarray | float:
         """(n,) logits of a click taken from everything where a viewer's taste has shifted: they turn elsewhere, but do
