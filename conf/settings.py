@@ -290,7 +290,7 @@ class Drift(Section):
     window_days: Annotated[int, Field(ge=1)] = 7  # whole weeks: a weekend compared with a weekday always differs
     level: Annotated[float, Field(gt=0, le=0.2)] = 0.01  # of a false alarm in any column of one run
     deals: Annotated[int, Field(ge=0, le=100_000)] = 2000  # permutations; never fewer than 3 x columns / level
-    least_change: Share = 0.05  # of a column's shares; what is smaller is no movement, however certain
+    least_change: Share = 0.08  # of a column's shares; premieres change less than that every week, however certain
     min_viewers: Annotated[int, Field(ge=2)] = 50  # sampled, in each window
     max_rows: Annotated[int, Field(ge=100)] = 100_000  # viewer and movie, both windows: Evidently is slow beyond it
     viewer_rows: Annotated[int, Field(ge=1)] = 20  # that one viewer counts for in a column

@@ -13,12 +13,14 @@ from monitoring.drift import Column, percent
 
 HOUR_MS = 3_600_000
 RATINGS = tuple(f"{n}/10" for n in range(1, 11))  # of the scale's maximum, rounded up
-MINUTES = (1, 6, 16, 31, 61, 91, 121)  # the first minute count of each bin
-WATCHED = ("1-5 min", "6-15 min", "16-30 min", "31-60 min", "61-90 min", "91-120 min", "over 2 h")
+MINUTES = (1, 2, 3, 4, 6, 11, 21, 41, 81, 121)  # the first count of each bin: a site may tell a minute in thirty
+WATCHED = tuple(f"{m} min" for m in ("1", "2", "3", "4-5", "6-10", "11-20", "21-40", "41-80", "81-120", "over 120"))
 HOURS = tuple(f"{h:02}-{h + 3:02} h UTC" for h in range(0, 24, 3))
 MOVIES = (1, 2, 3, 5, 9, 17, 33)
 ACTIVE = ("1 movie", "2 movies", "3-4 movies", "5-8 movies", "9-16 movies", "17-32 movies", "33 movies or more")
-DECILES = ("most popular tenth", *(f"{n}th tenth" for n in range(2, 10)), "last tenth and new")
+RANKS = (0, 10, 30, 100, 300)  # the first rank of each bin
+POPULAR = ("the week's top 10", "rank 11-30", "rank 31-100", "rank 101-300", "less popular")
+HIT = 5.0  # times what a movie usually has: what one counts for at most where genres are compared
 KIND = 0.3  # difference of shares of what was rated, or watched, from which traffic is of another kind
 CHOSEN = "what viewers chose"
 
@@ -27,19 +29,18 @@ CHOSEN = "what viewers chose"
 class Window:
     """The sampled traffic of one window: n rows, each a viewer and a movie that the viewer chose.
 
-    viewers: (viewers,) str ids; users: (n,) codes into them; times: (n,) ms of the first act; ratings: (n,) newest
-    strength, 0 to 1, NaN where not rated; minutes: (n,) distinct watched minutes, NaN where none was; genres:
-    (n, genres) bool; popularity: (n,) share of the plays before the window that went to more popular movies (0: the
-    most popular one, 1: unseen until then), NaN where there were none.
+    viewers: (viewers,) str ids; users: (n,) codes into them; movies: (n,) codes, of this window alone; times: (n,) ms
+    of the first act; ratings: (n,) newest strength, 0 to 1, NaN where not rated; minutes: (n,) distinct watched
+    minutes, NaN where none was; genres: (n, genres) bool.
     """
 
     viewers: np.ndarray
     users: np.ndarray
+    movies: np.ndarray
     times: np.ndarray
     ratings: np.ndarray
     minutes: np.ndarray
     genres: np.ndarray
-    popularity: np.ndarray
 
     def __len__(self) -> int:
         return len(self.users)
@@ -54,14 +55,15 @@ def columns(reference: Window, current: Window, genre_names: Sequence[str], cap:
         before, after = (_capped(count(window), cap) for window in (reference, current))
         return Column(name, bins, before, after, what, ordered)
 
-    genre = column("genre", genres, CHOSEN, lambda window: _genres(window, used))
+    shared = np.logical_and(reference.genres.any(axis=0), current.genres.any(axis=0))[used]
+    genre = column("genre", genres, CHOSEN, lambda window: _genres(window, used, shared))
     return (
         column("rating", RATINGS, "ratings", _ratings, ordered=True),
         replace(genre, missing=(_without_genre(reference), _without_genre(current))),
         column("watch time", WATCHED, "what was watched", _watched, ordered=True),
         column("activity", ACTIVE, "viewers", _movies_each, ordered=True),
         column("hour", HOURS, CHOSEN, _hours),
-        column("popularity", DECILES, CHOSEN, _popularity, ordered=True),
+        column("popularity", POPULAR, CHOSEN, _popularity, ordered=True),
     )
 
 
@@ -82,10 +84,15 @@ def _ratings(window: Window) -> np.ndarray:
     return _counts(window, tenths(window.ratings), len(RATINGS))
 
 
-def _genres(window: Window, used: np.ndarray) -> np.ndarray:
-    """A movie of several genres counts for each in equal parts, one without any for none."""
+def _genres(window: Window, used: np.ndarray, shared: np.ndarray) -> np.ndarray:
+    """A movie of several genres counts for each in equal parts, one without any for none.
+
+    No movie counts for more than a few usual ones: a premiere that everybody sees is no change of taste. Where it has
+    a genre that only one of the windows knows, it counts in full.
+    """
     flags = window.genres[:, used].astype(np.float32)
-    parts = flags / np.maximum(1.0, flags.sum(axis=1, keepdims=True))
+    weights = np.where(flags[:, ~shared].any(axis=1), 1.0, _without_hits(window))
+    parts = flags / np.maximum(1.0, flags.sum(axis=1, keepdims=True)) * weights[:, None]
     spread = np.zeros((len(window.viewers), parts.shape[1]), np.float32)
     np.add.at(spread, window.users, parts)
     return spread
@@ -110,13 +117,28 @@ def _hours(window: Window) -> np.ndarray:
 
 
 def _popularity(window: Window) -> np.ndarray:
-    return _counts(window, tenths(window.popularity), len(DECILES))
+    return _counts(window, rank_bins(window), len(POPULAR))
 
 
 def _bins(values: np.ndarray, firsts: Sequence[float]) -> np.ndarray:
     """(n,) number of the bin that begins at or below each value; -1 where it is no number or below the first."""
     known = np.isfinite(values)
     return np.where(known, np.searchsorted(firsts, np.where(known, values, 0.0), side="right") - 1, -1)
+
+
+def rank_bins(window: Window) -> np.ndarray:
+    """(n,) which of `POPULAR` each row's movie falls into, by how many viewers of this window chose it."""
+    plays = np.bincount(window.movies)
+    rank = np.empty(len(plays), int)
+    rank[np.argsort(-plays, kind="stable")] = np.arange(len(plays))
+    return _bins(rank[window.movies].astype(float), RANKS)
+
+
+def _without_hits(window: Window) -> np.ndarray:
+    """(n,) weights under which no movie has more rows than `HIT` movies usually have."""
+    plays = np.bincount(window.movies)
+    usual = len(window) / max(1, int(np.count_nonzero(plays)))
+    return np.minimum(1.0, HIT * usual / np.maximum(1, plays[window.movies]))
 
 
 def hour_bins(times: np.ndarray) -> np.ndarray:

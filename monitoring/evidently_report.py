@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from monitoring.columns import DECILES, HOURS, Window, hour_bins, tenths
+from monitoring.columns import HOURS, POPULAR, Window, hour_bins, rank_bins
 
 NUMBERS = ("rating", "watched minutes", "movies of the viewer")
 NAMES = ("genre", "hour", "popularity")
@@ -47,7 +47,7 @@ def frame(window: Window, genres: Sequence[str]) -> pd.DataFrame:
             if len(genres)
             else np.full(len(window), None),
             "hour": _named(HOURS, hour_bins(window.times)),
-            "popularity": _named(DECILES, tenths(window.popularity)),
+            "popularity": _named(POPULAR, rank_bins(window)),
         }
     )
 

@@ -33,11 +33,6 @@ class Span:
     since_ms: int
     until_ms: int
 
-    @property
-    def before(self) -> "Span":
-        """The span of the same length before it."""
-        return Span(2 * self.since_ms - self.until_ms, self.since_ms)
-
 
 @dataclass(frozen=True, eq=False)
 class Genres:
@@ -89,11 +84,11 @@ def window(store: Store, known: Genres, span: Span, rate: float) -> Window:
     return Window(
         viewers=np.array(viewers.to_pylist(), dtype=str),
         users=user.astype(np.int32),
+        movies=item,
         times=first,
         ratings=_newest_rating(acts, rows, times, len(pairs)),
         minutes=_distinct_minutes(acts, rows, len(pairs)),
         genres=known.of(movies)[item],
-        popularity=_popularity(store, span.before, rate, movies)[item],
     )
 
 
@@ -153,18 +148,3 @@ def _distinct_minutes(acts: pa.Table, rows: np.ndarray, count: int) -> np.ndarra
     each = np.unique(rows[watched] * MINUTES + minutes) // MINUTES
     found = np.bincount(each, minlength=count).astype(float)
     return np.where(found > 0, found, np.nan)
-
-
-def _popularity(store: Store, span: Span, rate: float, movies: pa.Array) -> np.ndarray:
-    """(movies,) as in `Window.popularity`: of equally popular movies, the middle of their share."""
-    acts = _sampled(store, EVENTS, ("ts", "user_id", "movie_id"), span, rate)
-    plays = acts.filter(pc.is_valid(acts["movie_id"])).group_by(["movie_id", "user_id"]).aggregate([])
-    if not len(plays):
-        return np.full(len(movies), np.nan)
-    named, counts = (part.to_numpy(zero_copy_only=False) for part in pc.value_counts(plays["movie_id"]).flatten())
-    sizes, group = np.unique(-counts, return_inverse=True)  # from the most popular on
-    share = np.bincount(group, weights=counts, minlength=len(sizes)) / counts.sum()
-    middle = np.cumsum(share) - share / 2
-    places = pc.index_in(movies, pa.array(named, pa.string())).to_numpy(zero_copy_only=False)
-    known = np.isfinite(places)
-    return np.where(known, middle[group[np.where(known, places, 0).astype(int)]], 1.0)

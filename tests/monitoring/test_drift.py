@@ -25,15 +25,16 @@ def window(
     genre = (rng.random(len(users))[:, None] > np.cumsum(own, axis=1)[users]).sum(axis=1).clip(0, 4)
     kind = np.clip(rng.normal(stars, 0.2, viewers), 0, 1)
     ratings = np.clip(np.round(rng.normal(kind[users], 0.1), 1), 0, 1)
+    ranks = np.minimum(49, rng.geometric(rng.uniform(0.02, 0.2, viewers))[users] + rng.integers(0, 5, len(users)))
     hours = rng.integers(0, 24, viewers)[users] + rng.integers(0, 3, len(users))
     return Window(
         viewers=np.array([f"{prefix}{n}" for n in range(viewers)]),
         users=users,
+        movies=genre * 50 + ranks,
         times=(hours * 3_600_000).astype(np.int64),
         ratings=ratings,
         minutes=np.where(rng.random(len(users)) < 0.5, rng.integers(1, 150, len(users)), np.nan),
         genres=np.eye(5, dtype=bool)[genre],
-        popularity=rng.beta(1, 3, viewers)[users] * rng.random(len(users)),
     )
 
 
@@ -100,15 +101,17 @@ def test_a_change_is_found_and_named(change: dict, name: str, words: str) -> Non
     assert [f.name for f in found.values() if f.moved] == [name]
 
 
-@pytest.mark.parametrize("what", ["minutes", "times", "popularity", "activity"])
+@pytest.mark.parametrize("what", ["minutes", "times", "movies", "activity"])
 def test_each_other_column_finds_its_change(what: str) -> None:
     rng = np.random.default_rng(5)
     before, after = window(rng, 400), window(rng, 400)
-    name = {"minutes": "watch time", "times": "hour"}.get(what, what)
+    name = {"minutes": "watch time", "times": "hour", "movies": "popularity"}.get(what, what)
     if what == "activity":
         after = replace(before, **{k: getattr(before, k)[::3] for k in vars(before) if k != "viewers"})
     elif what == "times":
         after = replace(after, times=after.times // 3)
+    elif what == "movies":
+        after = replace(after, movies=after.movies // 3)
     else:
         after = replace(after, **{what: getattr(after, what) * 0.6})
     assert compared(before, after)[name].moved
@@ -173,7 +176,6 @@ def test_values_that_are_no_values_never_reach_the_test(bad: float) -> None:
         after,
         ratings=np.where(rng.random(len(after)) < 0.5, bad, after.ratings),
         minutes=np.full(len(after), bad),
-        popularity=np.full(len(after), bad),
     )
     found = compared(before, after)
     assert all(f.p is None or 0 < f.p <= 1 for f in found.values())
@@ -207,7 +209,7 @@ def test_a_bot_with_a_tenth_of_the_traffic_is_one_odd_viewer() -> None:
     before, after = window(rng, 400), window(rng, 400)
     bot = np.full(len(after) // 9, 400, np.int32)
     fed = {k: np.concatenate([getattr(after, k), getattr(after, k)[: len(bot)]]) for k in ("times", "ratings")}
-    fed |= {k: np.concatenate([getattr(after, k), getattr(after, k)[: len(bot)]]) for k in ("minutes", "popularity")}
+    fed |= {k: np.concatenate([getattr(after, k), getattr(after, k)[: len(bot)]]) for k in ("minutes", "movies")}
     flags = np.concatenate([after.genres, np.tile(np.eye(5, dtype=bool)[3], (len(bot), 1))])
     with_bot = replace(
         after, viewers=np.append(after.viewers, "bot"), users=np.append(after.users, bot), genres=flags, **fed
@@ -215,6 +217,21 @@ def test_a_bot_with_a_tenth_of_the_traffic_is_one_odd_viewer() -> None:
     found = compared(before, with_bot)
     assert not any(f.moved for f in found.values())
     assert found["genre"].change < 0.08
+
+
+def test_a_premiere_that_everybody_sees_is_no_change_of_taste() -> None:
+    rng = np.random.default_rng(13)
+    before, after = window(rng, 400), window(rng, 400)
+    seen = np.arange(400, dtype=np.int32)  # every viewer saw it, beside what they like
+    premiere = {k: np.full(400, v) for k, v in (("movies", 999), ("ratings", np.nan), ("minutes", np.nan))}
+    premiere |= {"times": after.times[:400], "users": seen, "genres": np.tile(np.eye(5, dtype=bool)[3], (400, 1))}
+    joined = {k: np.concatenate([getattr(after, k), part]) for k, part in premiere.items()}
+    calm, busy = (compared(before, w)["genre"].change for w in (after, replace(after, **joined)))
+    assert busy < calm + 0.05, "it has more than a tenth of the rows"
+    only = np.concatenate([after.genres, np.tile(np.eye(5, dtype=bool)[4], (400, 1))])
+    new = compared(before, replace(after, **{**joined, "genres": only}))["genre"]
+    assert new.moved
+    assert new.appeared == ("Interactive",)
 
 
 def test_what_is_small_is_no_movement_however_certain() -> None:
