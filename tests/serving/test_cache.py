@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from conf.settings import Cache
 from serving.cache import Kept, Key, Memory, name, pack, unpack
+from serving.exploration import TOP
 from serving.metrics import Metrics
 
 KEY = Key("release", 3, "viewer é")
@@ -96,6 +97,16 @@ def test_what_is_packed_is_unpacked_with_its_age() -> None:
     assert found._replace(made_s=0) == SLATE
     assert math.isclose(found.age_s, 100, abs_tol=5)
     assert "viewer" not in name(KEY)
+
+
+def test_the_best_of_the_rest_are_kept_too_up_to_a_hundred() -> None:
+    """Exploration draws from them, whichever worker made the slate."""
+    known = [f"m{n}" for n in range(TOP + 1)]
+    whole = Kept(known[:TOP], array("d", range(TOP)), "mark", time.monotonic())
+    assert unpack(KEY, pack(KEY, whole), known)._replace(made_s=whole.made_s) == whole
+    too_many = Kept(known, array("d", range(TOP + 1)), "mark", time.monotonic())
+    with pytest.raises(ValueError, match="too many"):
+        unpack(KEY, pack(KEY, too_many), known)
 
 
 @pytest.mark.parametrize("raw", [b"", b"\x80\x04N.", b"null", b"[]", b'{"name": 1}'], ids=repr)
