@@ -9,7 +9,8 @@ from events.sources.audience.chance import draws, salted, uniform
 from events.sources.audience.world import Movies, Viewers
 
 HEARD = 256  # movies that a viewer hears of, by how many others meet them
-OPEN = 32  # of these, one in so many comes into question on a day, another the next: hardly any is chosen twice
+CHOOSY = 1.5  # weight of taste: who chooses alone is choosier than who takes what is at hand
+OPEN = 16  # of these, one in so many comes into question on a day, another the next: hardly any is chosen twice
 
 
 class Choices(NamedTuple):
@@ -37,13 +38,13 @@ class Crowd(NamedTuple):
 
 
 def choose(crowd: Crowd) -> Choices:
-    """One movie for each visit, drawn in proportion to e^appeal of what comes into question (Gumbel's trick)."""
+    """One movie for each visit, in proportion to e^(choosy x appeal) of what is in question (Gumbel's trick)."""
     keys, moments = crowd.viewers.keys[crowd.rows], crowd.moments.astype(np.uint64)
     luck = draws(keys, moments, HEARD + DRAWS)
     visits, places, movies = _in_question(crowd, keys, luck[:, :HEARD])
     appeal = np.einsum("nf,nf->n", crowd.tastes[visits], crowd.movies.features[movies])
     noise = uniform(salted(keys[visits], moments[visits], places.astype(np.uint64)))
-    best = np.lexsort((appeal - np.log(-np.log(noise + 1e-12)), visits))
+    best = np.lexsort((CHOOSY * appeal - np.log(-np.log(noise + 1e-12)), visits))
     best = best[np.flatnonzero(np.diff(visits[best], append=-1))]
     return Choices(visits[best], movies[best], appeal[best], luck[visits[best], HEARD:])
 

@@ -54,7 +54,7 @@ def world(conf: AudienceConf, seed: int) -> World:
         newcomer_rate=max(conf.visits_per_day - 1 / conf.lifetime_days, 0.01),
         premieres=conf.premieres_per_day,
         heat=float(met.sum()) * np.log(2) / conf.half_life_days / conf.premieres_per_day,
-        like=0.1,
+        like=-0.3,
         seen=np.zeros(0, np.uint64),
     )
 
