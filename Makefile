@@ -7,7 +7,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export BENTOML_DO_NOT_TRACK := true
 
-.PHONY: demo test quick lint services lock audit bench-serving bench-live bench-models pictures clean
+.PHONY: demo test quick lint services lock audit bench-serving bench-live bench-models bench-training pictures clean
 
 demo: .venv/installed  ## the whole loop, from nothing to a served, explained, gated recommender
 	$(BIN)/greenlight demo $(ARGS)
@@ -40,6 +40,9 @@ bench-live: .venv/installed  ## tails while events pour in, the archive runs and
 
 bench-models: .venv/installed  ## quality, speed and size of every model; writes docs/models.md
 	$(BIN)/python -m benchmarks.models $(ARGS)
+
+bench-training: .venv/installed  ## how the wall time of train divides, and what it is over bare fits
+	$(BIN)/python -m benchmarks.training
 
 pictures: .venv/installed  ## the pictures in docs/, from the home of the last demo
 	$(BIN)/python -m benchmarks.pictures $(ARGS)

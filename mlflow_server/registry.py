@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "recommender"
 ROOT = Path(__file__).parents[1]
 PARTS = ("conf", "events", "models", "mlflow_server")  # of this project that a logged model needs to load
-PACKAGES = ("cryptography", "implicit", "mlflow", "numpy", "pandas", "pydantic", "pyyaml")
+PACKAGES = ("cryptography", "implicit", "mlflow", "numpy", "pandas", "pydantic", "pyyaml", "safetensors")
 PARENT = "mlflow.parentRunId"  # MLflow's own tag of a nested run
 KEPT = """
 SELECT m.model_id, m.creation_timestamp_ms, t.value,

@@ -39,7 +39,7 @@ SOURCE = (
 )
 REQUIREMENTS = (
     *("apsw", "bentoml", "boto3", "cryptography", "numpy", "orjson", "prometheus-client", "pyarrow", "pydantic"),
-    *("pyyaml", "scipy", "implicit", "scikit-learn", "threadpoolctl"),
+    *("pyyaml", "scipy", "implicit", "scikit-learn", "threadpoolctl", "safetensors"),
 )
 
 
