@@ -26,6 +26,7 @@ SEEN = frozenset(
 )
 ASK = [(b"www-authenticate", b'Bearer realm="greenlight"')]
 HOW = "send one as `Authorization: Bearer gl_...` or `X-API-Key: gl_...`"
+EXPOSED = b"X-Request-Id, X-Rung, X-Arm, X-Release, X-State, X-Explored"  # headers that pages of others may read
 
 
 class TurnedAway(Refused):
@@ -77,7 +78,7 @@ class Door:
             return [(b"vary", b"Origin")]
         allowed = [(b"vary", b"Origin"), (b"access-control-allow-origin", origin)]
         if scope["method"] != "OPTIONS":
-            return [*allowed, (b"access-control-expose-headers", b"X-Request-Id, X-Rung, X-Arm, X-Release, X-State")]
+            return [*allowed, (b"access-control-expose-headers", EXPOSED)]
         return [
             *allowed,
             (b"access-control-allow-methods", ", ".join(methods).encode()),
