@@ -84,8 +84,8 @@ def retrain(
                 outcome, f"{waits}, so a newer challenger waits: greenlight experiment status.", drift=said
             )
         why = why or f"asked for by {actor}"
-        report(f"retraining, since {why}")
         book.append(RETRAINING, {"why": why, "drift": said}, actor=actor, ts=now_ms(home, settings))
+        report(f"retraining, since {why}")
         training = train(
             home,
             settings,
