@@ -8,6 +8,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
+
 from conf.home import Home
 from conf.settings import Settings
 from models.interactions import Interactions
@@ -52,7 +54,7 @@ def section() -> list[str]:
     rest = wall - sum(training.seconds.values())
     words = WHOLE.format(cores=os.cpu_count(), wall=wall, rest=rest, **training.seconds)
     around = _around(training, interactions, wall)
-    return ["## How train's wall time divides", words, around, _table(training), MEANINGS]
+    return ["## How train's wall time divides", words, _table(training), MEANINGS, around]
 
 
 def _around(training: Training, interactions: Interactions, wall: float) -> str:
@@ -84,12 +86,13 @@ def _around(training: Training, interactions: Interactions, wall: float) -> str:
 
 
 def _bare(name: str, history: Interactions) -> float:
-    """Seconds of one fit in this process, which has imported what it needs."""
+    """Processor seconds of one fit on one thread in this process, which has imported what it needs."""
     model = find(name).cls()
     model.fit(history.before(history.end_ms - (history.end_ms - int(history.times[0])) // 2))  # warms it up
-    began = time.perf_counter()
-    find(name).cls().fit(history)
-    return time.perf_counter() - began
+    with threadpool_limits(1, "blas"):
+        began = time.process_time()
+        find(name).cls().fit(history)
+        return time.process_time() - began
 
 
 def _table(training: Training) -> str:
