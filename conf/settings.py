@@ -295,7 +295,7 @@ class Drift(Section):
     max_rows: Annotated[int, Field(ge=100)] = 100_000  # viewer and movie, both windows: Evidently is slow beyond it
     viewer_rows: Annotated[int, Field(ge=1)] = 20  # that one viewer counts for in a column
     max_missing_share: Share = 0.5  # of rows without a value, where the reference had them
-    runs_apart_hours: Annotated[float, Field(ge=0)] = 24  # runs closer together count as one, the newer
+    runs_apart_hours: Annotated[float, Field(ge=0)] = 20  # runs closer together are one: a daily job is not punctual
 
 
 class Retrain(Section):
