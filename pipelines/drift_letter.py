@@ -66,11 +66,11 @@ def web_page(words: Letter, evidently: str, why: str) -> str:
 def _columns(told: Told) -> tuple[tuple[str, ...], ...]:
     if not told.found:
         return ()
-    rows = [("column", "verdict", "change", "p", "no data, then and now")]
+    rows = [("column", "verdict", "change", "p", "missing")]
     for found in told.found:
         verdict = "moved" if found.moved else ("lost" if found.lost else "no data") if found.why else "quiet"
         p = "" if found.p is None else f"{found.p:.2g}"
-        missing = "" if not any(found.missing) else f"{percent(found.missing[0])}, {percent(found.missing[1])}"
+        missing = "" if found.missing[1] < 0.01 else percent(found.missing[1])
         rows.append((found.name, verdict, "" if found.why else percent(found.change), p, missing))
     return tuple(rows)
 
