@@ -7,6 +7,7 @@ in its place whole; only then is the offset committed. Interrupted anywhere, the
 and drops those already there. Any engine that knows Hive partitions reads it.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -27,7 +28,8 @@ CHUNK = 1_000_000  # records between two commits: a day's file is rewritten once
 DAY_MS = 86_400_000
 LATEST_MS = 253_402_300_799_999  # in the year 9999
 FILE = "events.parquet"
-WRITERS = 8  # days read or written at once; waiting for the disk or the bucket, not computing
+WRITERS = 8  # days read or written at once; waiting for the disk or the bucket
+_computing = threading.Lock()  # one at a time: where every core computes, requests wait their turn
 
 _TEXT, _COUNT, _NUMBER = pa.string(), pa.int64(), pa.float64()
 _COMMON = {"offset": _COUNT, "version": _COUNT, "event_id": _TEXT, "kind": _TEXT, "ts": _COUNT}
@@ -163,7 +165,9 @@ def _merge(store: Store, topic: str, rows: pa.Table) -> None:
 def _merge_day(store: Store, name: str, rows: pa.Table) -> None:
     if store.size(name) is not None:
         rows = pa.concat_tables([_read(store, name, rows.schema.names), rows])
-    store.write(name, _parquet(_each_id_once(rows)))
+    with _computing:
+        content = _parquet(_each_id_once(rows))
+    store.write(name, content)
 
 
 def _each_id_once(rows: pa.Table) -> pa.Table:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from conf.errors import PlainError
 from mlflow_server.ledger import signature_holds
@@ -297,7 +298,7 @@ def _bytes(path: Path) -> bytes:
 
 def _json(content: bytes, path: Path) -> Any:
     try:
-        return json.loads(content)
+        return orjson.loads(content)  # beside requests: three times as fast, and nobody else runs meanwhile
     except ValueError as why:
         raise ReleaseError(f"{path}: damaged: not JSON ({why})") from why
 

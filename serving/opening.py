@@ -1,10 +1,12 @@
 """Opening a release beside those that serve: fetched, checked, loaded, warmed and tried. What fails is refused."""
 
+import fcntl
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from conf.home import Home
 from conf.settings import Settings
@@ -17,6 +19,7 @@ from serving.report import Refusal
 
 log = logging.getLogger("greenlight.serving")
 
+TURN_S, LOOK_S = 5.0, 0.02
 TRIED = 5  # viewers who must get a slate between them
 
 
@@ -50,7 +53,8 @@ class Opener:
         if before and before.files == files and time.monotonic() - before.tried_s < RETRY_UNCHANGED_S:
             return None
         try:
-            opened = self._open(digest)
+            with self._turn():
+                opened = self._open(digest)
         except (ReleaseError, OSError) as why:
             self._failed[digest] = _Failed(Refusal(reason=str(why), wall_ms=wall_ms()), files, time.monotonic())
             log.warning("release %s is refused: %s", digest, why)
@@ -62,6 +66,16 @@ class Opener:
         """Refusals of releases that nobody asks for any more."""
         for digest in set(self._failed) - set(needed):
             del self._failed[digest]
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Workers open releases one after the other: where each does at once, no core is left for requests. One that
+        hangs keeps the others waiting no longer than TURN_S."""
+        with (self.home.root / "opening.lock").open("a") as file:
+            until = time.monotonic() + TURN_S
+            while not _locked(file) and time.monotonic() < until:
+                time.sleep(LOOK_S)
+            yield
 
     def _open(self, digest: str) -> Opened:
         opened = Opened(self._folder(digest), Packaged(digest, self.public, {}), self.settings)
@@ -80,6 +94,15 @@ class Opener:
         if digest == packaged and not (self.home.releases / digest).exists():
             return folder
         return self.depot.folder(digest)
+
+
+def _locked(file: IO[str]) -> bool:
+    """Whether the lock is ours now; closing the file lets go of it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _try(opened: Opened) -> None:
