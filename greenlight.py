@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -66,6 +66,10 @@ def demo(
     ] = "movietweetings",
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
     once: Annotated[bool, typer.Option("--once", help="End after the scoreboard instead of staying up.")] = False,
+    challenger: Annotated[
+        Literal["retrained", "equal", "worse"], typer.Option(help="Who meets the champion in the A/B.")
+    ] = "retrained",
+    weeks: Annotated[int, typer.Option(min=0, help="Live on for so many weeks instead of one A/B.")] = 0,
     as_json: Json = False,
 ) -> int:
     """The whole loop, from nothing to a served, explained, gated recommender.
@@ -74,7 +78,8 @@ def demo(
     """
     from pipelines.demo import run
 
-    board = run(Home.from_environment(".greenlight/demo"), load(), source=source, seed=seed, once=once)
+    home = Home.from_environment(".greenlight/demo")
+    board = run(home, load(), source=source, seed=seed, once=once, challenger=challenger, weeks=weeks)
     if as_json:
         _print(board, as_json=True)
     if not all(step["ok"] for step in board["steps"]):

@@ -26,11 +26,15 @@ from models.interactions import Catalogue
 from pipelines.callers import Answers, Callers
 from pipelines.data import import_data
 from pipelines.package import package_champion
+from pipelines.rehearsal import Challenger, Rehearsal, movement, promotions, rehearsed
 from pipelines.scoreboard import show
 from pipelines.serve import Server, serve, serve_registry
+from pipelines.simulate import audience_of
 from pipelines.snapshot import Snapshot, cut
+from pipelines.stage import Stage
 from pipelines.story import Story
 from pipelines.train import Training, train
+from pipelines.weeks import Weeks
 from pipelines.why import explain
 from serving.keys import KeyStore
 
@@ -54,7 +58,11 @@ class Demo:
     source: str
     seed: int
     story: Story
-    board: dict[str, Any] = field(default_factory=lambda: {"refused": [], "champion": None, "request_id": None})
+    challenger: Challenger = "retrained"
+    weeks: int = 0
+    board: dict[str, Any] = field(
+        default_factory=lambda: {"refused": [], "champion": None, "request_id": None, "verdict": None, "mail": None}
+    )
 
     def tell(self, stay: Callable[[Server], None]) -> None:
         """The steps in order; nothing is served before the first champion is decided, and nothing if none is."""
@@ -72,6 +80,7 @@ class Demo:
         with self.serving() as server:
             self.first_slate(server, snapshot)
             self.break_and_mend(server, snapshot)
+            self.rehearse(server)
             stay(server)
 
     def events_in(self) -> None:
@@ -173,7 +182,7 @@ class Demo:
     def _key(self) -> Iterator[str]:
         """An API key for as long as it is needed: strangers may not ask so often."""
         store = KeyStore(self.home, self.settings.door.environment)
-        text, made = store.create("demo callers")
+        text, made = store.create("demo callers", ("read", "events"))
         try:
             yield text
         finally:
@@ -200,12 +209,40 @@ class Demo:
                 if callers.answers.failures:
                     raise DemoError(f"requests failed: {step.note}")
 
+    def rehearse(self, server: Server) -> None:
+        """The second half: the audience reacts, for some days, or for weeks."""
+        with self._key() as key:
+            if self.weeks:
+                self.live_on(server, key)
+                return
+            story = (self.home, self.settings, self.story, self.board, self.seed, self.challenger)
+            Rehearsal(*story).tell(server, key)
 
-def run(home: Home, settings: Settings, *, source: str, seed: int, once: bool) -> dict[str, Any]:
+    def live_on(self, server: Server, key: str) -> None:
+        with self.story.step(f"{self.weeks} weeks", "hands free: jobs, experiments, a taste that moves") as step:
+            shift = movement(self.home, 7 * (self.weeks // 2))
+            audience = audience_of(self.home, self.settings, self.seed, shift)
+            stage = Stage(audience, self.home, self.settings, server.url, key)
+            weeks = Weeks(self.home, self.settings, stage, server, self.story.tell).play(self.weeks)
+            self.board["weeks"] = weeks
+            worth = sum(week["over_popularity"] for week in weeks) / len(weeks)
+            step.note = f"in truth {worth:.2f} x what popularity would have been worth"
+
+
+def run(
+    home: Home,
+    settings: Settings,
+    *,
+    source: str,
+    seed: int,
+    once: bool,
+    challenger: Challenger = "retrained",
+    weeks: int = 0,
+) -> dict[str, Any]:
     """Tell the story in a home of its own and return the scoreboard, which is also `demo.json` there."""
     _claim(home)
     console = Console(stderr=True, highlight=False)
-    demo = Demo(home, settings, source, seed, Story(console))
+    demo = Demo(home, rehearsed(settings), source, seed, Story(console), challenger, weeks)
     try:
         with demo.story:
             demo.tell(lambda server: None if once else _stay(demo, server))
@@ -237,6 +274,7 @@ def _claim(home: Home) -> None:
 def _save(demo: Demo) -> None:
     steps = [step.record() for step in demo.story.steps]
     board = {"home": str(demo.home.root), "total_s": round(demo.story.elapsed, 1), "steps": steps}
+    board["promotions"] = promotions(demo.home)
     demo.board |= board
     (demo.home.root / "demo.json").write_text(json.dumps(demo.board, indent=2, ensure_ascii=False))
 

@@ -267,7 +267,7 @@ class _Keeper:
             except Exception:  # serving goes on with the live state that is there
                 log.exception("following the log failed; it is tried again")
             report = self.shelf.report()
-            facts = report.model_dump(exclude={"beat_wall_ms", "clock_ms", "offset"})
+            facts = report.model_dump(exclude={"beat_wall_ms", "clock_ms"})
             if facts != said or time.monotonic() - said_s >= BEAT_S:
                 self.reporter.write(report)
                 said, said_s = facts, time.monotonic()

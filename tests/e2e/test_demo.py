@@ -20,6 +20,7 @@ Greenlight = Callable[..., subprocess.CompletedProcess[str]]
 STEPS = [
     *("events in", "snapshot", "train", "gates", "a bad candidate", "first champion", "Bento", "serve"),
     *("first slate", "weights gone", "back"),
+    *("audience", "viewers react", "taste moves", "drift report", "retrain", "A/B", "promotion"),
 ]
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600), pytest.mark.xdist_group("demo")]
@@ -31,7 +32,8 @@ def board(told: Path) -> dict[str, Any]:
 
 
 def test_every_step_succeeds_in_order(board: dict[str, Any]) -> None:
-    assert [step["name"] for step in board["steps"]] == STEPS
+    promoted = board["verdict"] == "promote"
+    assert [step["name"] for step in board["steps"]] == [*STEPS, *(["rollback"] if promoted else [])]
     assert all(step["ok"] and step["note"] for step in board["steps"])
     assert 0 < board["first_recommendation_s"] <= board["total_s"]
 
@@ -43,9 +45,26 @@ def test_the_bad_candidate_was_refused_with_the_reason(board: dict[str, Any]) ->
 
 
 def test_no_request_failed_while_a_worker_was_killed(board: dict[str, Any]) -> None:
-    back = board["steps"][-1]["note"]
+    back = next(step["note"] for step in board["steps"] if step["name"] == "back")
     assert " 0 failed" in back
     assert "precomputed" in back
+
+
+def test_the_taste_that_moved_was_found_and_mailed(told: Path, board: dict[str, Any]) -> None:
+    assert board["drift"]["verdict"] == "moved"
+    letter = (told / "outbox" / f"{board['mail']}.eml").read_text()
+    assert "Subject: " in letter
+    assert "moved" in letter.partition("\n\n")[0]
+
+
+def test_the_verdict_and_the_ledger_agree(told: Path, board: dict[str, Any], greenlight: Greenlight) -> None:
+    entries = json.loads(greenlight(told, "ledger", "--json").stdout)["entries"]
+    verdicts = [entry["body"]["verdict"] for entry in entries if entry["kind"] == "verdict"]
+    assert verdicts == [board["verdict"]]
+    champions = [one["version"] for one in board["promotions"] if one["alias"] == "champion"]
+    assert len(champions) == (2 if board["verdict"] == "promote" else 1)
+    rollbacks = [entry["body"]["version"] for entry in entries if entry["kind"] == "rollback"]
+    assert rollbacks == ([board["champion"]["version"]] if board["verdict"] == "promote" else [])
 
 
 def test_why_traces_the_first_slate(told: Path, board: dict[str, Any], greenlight: Greenlight) -> None:

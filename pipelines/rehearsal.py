@@ -1,0 +1,163 @@
+"""The demo's second half: the audience reacts, its taste moves, and the loop answers.
+
+    days with slates → taste moves → drift report, mailed → retrain → challenger → A/B → promotion → rollback
+
+Viewers are fitted to the history that the first half served from, and meet the running service; every step is the verb
+that a home runs by its schedule. What happens is decided by what the viewers do: where an A/B of the length that fits
+a demo does not show that the challenger is better, it stays challenger no longer, and the story says so.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from conf.home import Home
+from conf.settings import Settings
+from events.sources.audience import Shift
+from mlflow_server.in_charge import in_charge
+from mlflow_server.ledger import Ledger
+from pipelines import experiment, report, takeup
+from pipelines.promote import rollback
+from pipelines.retrain import retrain
+from pipelines.serve import Server
+from pipelines.simulate import audience_of
+from pipelines.snapshot import load as load_snapshot
+from pipelines.stage import Stage
+from pipelines.story import Story
+from pipelines.train import train
+
+Challenger = Literal["retrained", "equal", "worse"]
+QUIET_DAYS, MOVED_DAYS = 7, 9  # a window that is compared with, then one that moved, looked at on two days
+STRENGTH, SHARE = 1.0, 0.5  # of the movement, and of the viewers whom it takes
+AB_DAYS = 14  # at most
+VISITS = 2000  # a day, of viewers fitted to a history: so that an A/B of days has as many slates as one of months
+ACTOR = "demo"
+WORSE = "pipelines.upside_down.UpsideDown"
+
+
+def rehearsed(settings: Settings) -> Settings:
+    """The settings of a demo: many visits a day, where none are set, and an A/B of days."""
+    audience, plan = settings.audience, settings.experiment
+    return settings.model_copy(
+        update={
+            "audience": audience.model_copy(update={"fitted_visits": audience.fitted_visits or VISITS}),
+            "experiment": plan.model_copy(update={"max_days": min(plan.max_days, max(AB_DAYS, plan.min_days))}),
+        }
+    )
+
+
+@dataclass
+class Rehearsal:
+    """One telling, before a running service. `board` gets verdict, mail and promotions."""
+
+    home: Home
+    settings: Settings
+    story: Story
+    board: dict[str, Any]
+    seed: int
+    challenger: Challenger = "retrained"
+
+    def tell(self, server: Server, key: str) -> None:
+        """The steps in order. Without a challenger there is no A/B, and nothing to roll back."""
+        with self.story.step("audience", "viewers fitted to the history; their taste will move, half-way") as step:
+            shift = movement(self.home, QUIET_DAYS)
+            audience = audience_of(self.home, self.settings, self.seed, shift)
+            step.note = f"{len(audience.viewers):,} viewers; on day {shift.day} from {_listed(shift.loses)}"
+            step.note += f" to {_listed(shift.gains)}"
+        stage = Stage(audience, self.home, self.settings, server.url, key)
+        self._play(stage, "viewers react", "every slate through the API, every click back through it", QUIET_DAYS)
+        self._play(stage, "taste moves", "the same service, another audience", MOVED_DAYS - 1)
+        self.drift(stage)
+        if self.retrain() is not None:
+            self.experiment(stage)
+            self.promoted()
+
+    def _play(self, stage: Stage, name: str, why: str, days: int) -> None:
+        with self.story.step(name, why) as step:
+            played = stage.play(days, lambda so_far: self.story.tell(f"day {stage.day}: {so_far.sentence}"))
+            truth = f"{played.mean_worth('champion'):.2f} likings a slate, {played.over_popularity:.2f} x popularity's"
+            step.note = f"{days} days, {played.sentence}; in truth {truth}"
+
+    def drift(self, stage: Stage) -> None:
+        """Two runs on two days: a movement must show in two of the last three."""
+        with self.story.step("drift report", "sampled traffic, whole viewers dealt out anew; mailed") as step:
+            report.drift(self.home, self.settings, self.story.tell)
+            stage.play(1)
+            found = report.drift(self.home, self.settings, self.story.tell)
+            self.board["mail"] = report.post(self.home, self.settings, found)
+            self.board["drift"] = {"verdict": found.verdict, "report": str(found.html)}
+            step.note = f"{found.verdict}: {' '.join(found.sentences[:2])} Mail {self.board['mail']} is in the outbox."
+
+    def retrain(self) -> int | None:
+        """The challenger's version; None where nobody passed."""
+        with self.story.step("retrain", "as the weekly job does it: drift report, gates, challenger") as step:
+            version, step.note = self._challenger()
+            if version is None:
+                self.board["verdict"] = "keep"
+        return version
+
+    def _challenger(self) -> tuple[int | None, str]:
+        if self.challenger == "retrained":
+            made = retrain(self.home, self.settings, if_due=True, actor=ACTOR, report=self.story.tell)
+            return (made.version if made.outcome == "challenger" else None), made.sentence
+        champion = self._champion()
+        equal = self.challenger == "equal"
+        training = train(
+            self.home,
+            self.settings,
+            models=(champion["model"] if equal else WORSE,),
+            seed=self.seed + 1,
+            snapshot=load_snapshot(self.home.snapshots / champion["snapshot"]) if equal else None,
+            report=self.story.tell,
+        )
+        return training.challenger, training.sentence
+
+    def experiment(self, stage: Stage) -> None:
+        """Days of A/B, a look after each, until the verdict."""
+        with self.story.step("A/B", "declared before the first slate; one mean per viewer; looks are free") as step:
+            seen = experiment.kept(self.home)
+            while seen.verdict is None:
+                stage.play(1)
+                seen = experiment.advance(self.home, self.settings, auto=True, actor=ACTOR)
+                self.story.tell(seen.sentence)
+            self.board["verdict"] = seen.verdict
+            step.note = seen.sentence
+
+    def promoted(self) -> None:
+        """Every worker serves the winner; then one step back to who was champion before."""
+        with self.story.step("promotion", "only a pass of the online gate opens; workers follow the ledger") as step:
+            made = self._champion()
+            step.note = f"version {made['version']} ({made['model']}) is champion"
+            if self.board["verdict"] != "promote":
+                step.note += " still: nothing is promoted"
+                return
+            step.note += f". {takeup.wait(self.home, made['release'], 'champion', lambda count: None).sentence}"
+        with self.story.step("rollback", "to the last version that was served and green; always allowed") as step:
+            outcome = rollback(self.home, self.settings, actor=ACTOR, reason="to show that it works")
+            told = takeup.wait(self.home, outcome.release, "champion", lambda count: None)
+            step.note = f"{outcome.sentence} {told.sentence}"
+
+    def _champion(self) -> dict[str, Any]:
+        """The `registered` line of who is champion."""
+        ledger = Ledger.to_read(self.home.ledger, self.home.keys)
+        release = in_charge(ledger)["champion"].body["release"]
+        return next(e.body for e in ledger.entries("registered") if e.body["release"] == release)
+
+
+def movement(home: Home, day: int) -> Shift:
+    """Half of the viewers turn, on a day, from the three genres that are watched most to two that are watched less."""
+    ledger = Ledger.to_read(home.ledger, home.keys)
+    snapshot = next(reversed([entry.body["snapshot"] for entry in ledger.entries("registered")]))
+    shares = load_snapshot(home.snapshots / snapshot).statistics["genres"]
+    ranked = tuple(sorted(shares, key=lambda genre: -shares[genre]))
+    middle = len(ranked) // 2
+    return Shift(day, "taste", ranked[:3], ranked[middle - 2 : middle], STRENGTH, SHARE)
+
+
+def promotions(home: Home) -> list[dict[str, Any]]:
+    """Every promotion of the ledger: version, alias and rule."""
+    entries = Ledger.to_read(home.ledger, home.keys).entries("promotion")
+    return [{name: entry.body[name] for name in ("version", "alias", "rule")} for entry in entries]
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
