@@ -17,6 +17,7 @@ from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Ledger
 from pipelines import experiment, report, takeup
 from pipelines.promote import rollback
+from pipelines.reconcile import Reconciler
 from pipelines.retrain import retrain
 from pipelines.serve import Server
 from pipelines.simulate import audience_of
@@ -69,7 +70,8 @@ class Rehearsal:
         self.drift(stage)
         if self.retrain() is not None:
             self.experiment(stage)
-            self.promoted()
+        self.promoted()
+        self.pages()
 
     def _play(self, stage: Stage, name: str, why: str, days: int) -> None:
         with self.story.step(name, why) as step:
@@ -135,6 +137,14 @@ class Rehearsal:
             outcome = rollback(self.home, self.settings, actor=ACTOR, reason="to show that it works")
             told = takeup.wait(self.home, outcome.release, "champion", lambda count: None)
             step.note = f"{outcome.sentence} {told.sentence}"
+
+    def pages(self) -> None:
+        """What the loop beside the API does all the time."""
+        with self.story.step("pages", "aliases and words in MLflow follow the ledger") as step:
+            reconciler = Reconciler(self.home, self.settings, pack=False)
+            reconciler.step()
+            reconciler.close()
+            step.note = f"the registered model {self.settings.registry.name} says who is in charge, and why"
 
     def _champion(self) -> dict[str, Any]:
         """The `registered` line of who is champion."""

@@ -33,7 +33,7 @@ def board(told: Path) -> dict[str, Any]:
 
 def test_every_step_succeeds_in_order(board: dict[str, Any]) -> None:
     promoted = board["verdict"] == "promote"
-    assert [step["name"] for step in board["steps"]] == [*STEPS, *(["rollback"] if promoted else [])]
+    assert [step["name"] for step in board["steps"]] == [*STEPS, *(["rollback"] if promoted else []), "pages"]
     assert all(step["ok"] and step["note"] for step in board["steps"])
     assert 0 < board["first_recommendation_s"] <= board["total_s"]
 
