@@ -41,9 +41,8 @@ ADD = """
 INSERT INTO records (topic, event_id, body)
 SELECT ?1, value ->> 'event_id', CAST(value AS BLOB) FROM carray(?2)
 WHERE NOT EXISTS (SELECT 1 FROM records WHERE topic = ?1 AND event_id = value ->> 'event_id')
-"""  # one statement for a whole batch: the interpreter is let go of once, not for each event. INSERT OR IGNORE would
-# use up an offset for each duplicate
-
+"""  # one statement for a whole batch: the interpreter is let go of once, not for each event
+# INSERT OR IGNORE would use up an offset for each duplicate
 
 GATHER = """
 SELECT group_concat(offset || ':' || octet_length(body), ' '), CAST(group_concat(body, '') AS BLOB) FROM ({rows})

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import lgamma
 from statistics import NormalDist
@@ -215,7 +215,7 @@ def ruling(
     if days < plan.min_days:
         return None, ""
     if broken:
-        return "keep", f"{_listed(broken)} got worse by more than was declared"
+        return "keep", f"{listed(broken)} got worse by more than was declared"
     if difference.low > plan.margin and all(g.state == "holds" for g in guards):
         return "promote", f"{plan.metric} per slate are better by {_numbers(difference)}; {plan.margin:g} was asked"
     if difference.high < plan.margin:
@@ -335,14 +335,15 @@ def _unproven(plan: Plan, difference: Bounds, guards: tuple[Guarded, ...]) -> st
         told = f"{over}, and {plan.metric} per slate were not shown to be better by {plan.margin:g}"
         return f"{told}: {_numbers(difference)}"
     unsure = [g.name for g in guards if g.state != "holds"]
-    return f"{over}, and it was not shown that {_listed(unsure)} did not get worse by more than was declared"
+    return f"{over}, and it was not shown that {listed(unsure)} did not get worse by more than was declared"
 
 
 def _numbers(bounds: Bounds) -> str:
     return f"{bounds.estimate:+.4g} ({bounds.low:+.4g} to {bounds.high:+.4g})"
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names as people list them."""
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 

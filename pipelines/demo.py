@@ -225,8 +225,10 @@ class Demo:
             stage = Stage(audience, self.home, self.settings, server.url, key)
             weeks = Weeks(self.home, self.settings, stage, server, self.story.tell).play(self.weeks)
             self.board["weeks"] = weeks
-            worth = sum(week["over_popularity"] for week in weeks) / len(weeks)
-            step.note = f"in truth {worth:.2f} x what popularity would have been worth"
+            times = [week["over_popularity"] for week in weeks if week["over_popularity"]]
+            step.note = f"{sum(week['slates'] for week in weeks):,} slates"
+            if times:
+                step.note += f"; in truth {sum(times) / len(times):.2f} x what popularity would have been worth"
 
 
 def run(

@@ -299,7 +299,7 @@ def _trouble(chair: Chair, found: Course) -> str:
 
 
 def _lost(home: Home, since_wall_ms: int) -> int:
-    """Impressions that workers had to drop since a moment. A line that cannot be read tells of one at least."""
+    """Impressions that workers had to drop since a moment. A torn line was told again by who wrote it."""
     if not home.lost.exists():
         return 0
     count = 0

@@ -18,7 +18,7 @@ from mlflow_server.depot import Depot
 from mlflow_server.in_charge import standing
 from mlflow_server.ledger import Decision, Entry, Ledger
 from mlflow_server.release import ReleaseError, verify
-from monitoring.experiment import Plan
+from monitoring.experiment import Plan, listed
 from monitoring.gates import alias as gate
 from monitoring.gates.alias import AliasEvidence, Standing
 
@@ -112,7 +112,7 @@ class Chair:
             return self._refused(made, alias, actor, "release", fault)
         if move == "rollback":
             return self._went_back(made.body, actor, f"rollback by {actor}")
-        rule = rule or f"gates {_listed([c['name'] for c in decision.checks if c['name'] in seqs])} passed"
+        rule = rule or f"gates {listed([c['name'] for c in decision.checks if c['name'] in seqs])} passed"
         before = self.in_charge.get(alias)
         body = {"version": version, "release": release, "alias": alias, "rule": rule}
         body |= {"from": before.body["version"] if before else None, "evidence": seqs}
@@ -205,7 +205,3 @@ class Chair:
 def named(made: dict[str, Any]) -> str:
     """A version in words, from the body of its `registered` entry."""
     return f"Version {made['version']} ({made['model']})"
-
-
-def _listed(names: list[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

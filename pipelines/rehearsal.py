@@ -7,7 +7,10 @@ that a home runs by its schedule. What happens is decided by what the viewers do
 a demo does not show that the challenger is better, it stays challenger no longer, and the story says so.
 """
 
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, Literal
 
 from conf.home import Home
@@ -15,6 +18,7 @@ from conf.settings import Settings
 from events.sources.audience import Shift
 from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Ledger
+from monitoring.experiment import listed
 from pipelines import experiment, report, takeup
 from pipelines.promote import rollback
 from pipelines.reconcile import Reconciler
@@ -48,7 +52,7 @@ def rehearsed(settings: Settings) -> Settings:
 
 @dataclass
 class Rehearsal:
-    """One telling, before a running service. `board` gets verdict, mail and promotions."""
+    """One telling, before a running service. `board` gets mail, drift and verdict."""
 
     home: Home
     settings: Settings
@@ -58,25 +62,35 @@ class Rehearsal:
     challenger: Challenger = "retrained"
 
     def tell(self, server: Server, key: str) -> None:
-        """The steps in order. Without a challenger there is no A/B, and nothing to roll back."""
+        """The steps in order. An equal challenger learned from the champion's data: it is made while that is fresh."""
+        early = self.challenger == "equal"
         with self.story.step("audience", "viewers fitted to the history; their taste will move, half-way") as step:
-            shift = movement(self.home, QUIET_DAYS)
+            shift = movement(self.home, QUIET_DAYS + (ceil(self.settings.experiment.max_days) if early else 0))
             audience = audience_of(self.home, self.settings, self.seed, shift)
-            step.note = f"{len(audience.viewers):,} viewers; on day {shift.day} from {_listed(shift.loses)}"
-            step.note += f" to {_listed(shift.gains)}"
+            step.note = f"{len(audience.viewers):,} viewers; on day {shift.day} {_told(shift)}"
         stage = Stage(audience, self.home, self.settings, server.url, key)
-        self._play(stage, "viewers react", "every slate through the API, every click back through it", QUIET_DAYS)
+        if early:
+            self.challenge(stage)
+        quiet = shift.day - stage.day
+        self._play(stage, "viewers react", "every slate through the API, every click back through it", quiet)
         self._play(stage, "taste moves", "the same service, another audience", MOVED_DAYS - 1)
         self.drift(stage)
-        if self.retrain() is not None:
-            self.experiment(stage)
+        if not early:
+            self.challenge(stage)
         self.promoted()
         self.pages()
+
+    def challenge(self, stage: Stage) -> None:
+        """Without a challenger there is no A/B."""
+        if self.retrain() is not None:
+            self.experiment(stage)
 
     def _play(self, stage: Stage, name: str, why: str, days: int) -> None:
         with self.story.step(name, why) as step:
             played = stage.play(days, lambda so_far: self.story.tell(f"day {stage.day}: {so_far.sentence}"))
-            truth = f"{played.mean_worth('champion'):.2f} likings a slate, {played.over_popularity:.2f} x popularity's"
+            truth = f"{played.mean_worth('champion'):.2f} likings a slate"
+            if times := played.over_popularity:
+                truth += f", {times:.2f} x popularity's"
             step.note = f"{days} days, {played.sentence}; in truth {truth}"
 
     def drift(self, stage: Stage) -> None:
@@ -141,9 +155,8 @@ class Rehearsal:
     def pages(self) -> None:
         """What the loop beside the API does all the time."""
         with self.story.step("pages", "aliases and words in MLflow follow the ledger") as step:
-            reconciler = Reconciler(self.home, self.settings, pack=False)
-            reconciler.step()
-            reconciler.close()
+            with closing(Reconciler(self.home, self.settings, pack=False)) as reconciler:
+                reconciler.step()
             step.note = f"the registered model {self.settings.registry.name} says who is in charge, and why"
 
     def _champion(self) -> dict[str, Any]:
@@ -154,13 +167,11 @@ class Rehearsal:
 
 
 def movement(home: Home, day: int) -> Shift:
-    """Half of the viewers turn, on a day, from the three genres that are watched most to two that are watched less."""
+    """Half of the viewers turn, on a day, from the genres that are watched most to some that are watched less."""
     ledger = Ledger.to_read(home.ledger, home.keys)
     snapshot = next(reversed([entry.body["snapshot"] for entry in ledger.entries("registered")]))
     shares = load_snapshot(home.snapshots / snapshot).statistics["genres"]
-    ranked = tuple(sorted(shares, key=lambda genre: -shares[genre]))
-    middle = len(ranked) // 2
-    return Shift(day, "taste", ranked[:3], ranked[middle - 2 : middle], STRENGTH, SHARE)
+    return _turned(day, sorted(shares, key=lambda genre: -shares[genre]))
 
 
 def promotions(home: Home) -> list[dict[str, Any]]:
@@ -169,5 +180,17 @@ def promotions(home: Home) -> list[dict[str, Any]]:
     return [{name: entry.body[name] for name in ("version", "alias", "rule")} for entry in entries]
 
 
-def _listed(names: tuple[str, ...]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+def _turned(day: int, ranked: Sequence[str]) -> Shift:
+    """From at most three of the first genres to two of the middle; where there are too few, ratings fall instead."""
+    middle = len(ranked) // 2
+    if not middle:
+        return Shift(day, "rating", strength=-STRENGTH / 2, share=SHARE)
+    loses = tuple(ranked[: min(3, middle)])
+    gains = ranked[max(middle - 2, len(loses)) : middle] or ranked[middle : middle + 2]
+    return Shift(day, "taste", loses, tuple(gains), STRENGTH, SHARE)
+
+
+def _told(shift: Shift) -> str:
+    if shift.kind == "rating":
+        return "half of them begin to rate lower"
+    return f"half of them turn from {listed(shift.loses)} to {listed(shift.gains)}"

@@ -11,7 +11,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import count, groupby
+from itertools import groupby
 from urllib.parse import quote
 
 import aiohttp
@@ -38,7 +38,7 @@ TRIES = 3  # of a request whose connection was dropped, as HTTP clients do for i
 
 
 class StageError(PlainError):
-    """The service did not take in what viewers did."""
+    """The service is away, or did not take in what viewers did."""
 
 
 @dataclass
@@ -46,7 +46,6 @@ class Played:
     """What came of some days. worth: by arm, the true value of its slates, summed."""
 
     slates: Counter[str] = field(default_factory=Counter)  # by arm
-    rungs: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     events: int = 0
     clicks: int = 0
@@ -63,9 +62,10 @@ class Played:
         return self.worth[arm] / max(1, self.slates[arm])
 
     @property
-    def over_popularity(self) -> float:
-        """The true value of all that was served, as a multiple of the popularity ranking's."""
-        return sum(self.worth.values()) / self.yardstick if self.yardstick else float("nan")
+    def over_popularity(self) -> float | None:
+        """The true value of all that was served, as a multiple of the popularity ranking's; None where nobody is in the
+        popularity arm, so that its ranking is not known."""
+        return sum(self.worth.values()) / self.yardstick if self.yardstick else None
 
     @property
     def sentence(self) -> str:
@@ -89,15 +89,20 @@ class Stage:
         self._headers = {"X-API-Key": key}
         self._held: list[AnyEvent] = []  # whose time has not come
         self._met = met_so_far(home, settings)
-        names, share = (f"nobody-{number}" for number in count()), settings.serving.popularity_share
-        self._nobody = next(name for name in names if arm_of(name, share, None) == "popularity")
+        self._nobody = _in_popularity_arm(settings.serving.popularity_share)
+        self._longest = min(POPULAR, settings.serving.max_k)
 
     def play(self, days: int, after_day: Callable[[Played], None] = lambda played: None) -> Played:
-        """The next days; `after_day` is told what came of them so far. StageError where the service does not take in
-        what viewers do."""
+        """The next days; `after_day` is told what came of them so far.
+
+        StageError where the service is away, or does not take in what viewers do.
+        """
         played = Played()
         for _ in range(days):
-            asyncio.run(self._play_day(played))
+            try:
+                asyncio.run(self._play_day(played))
+            except (aiohttp.ClientError, TimeoutError) as why:
+                raise StageError(f"the service at {self.url} does not answer: {why or type(why).__name__}") from why
             self.day += 1
             after_day(played)
         return played
@@ -133,7 +138,9 @@ class Stage:
 
     async def _popular(self, session: aiohttp.ClientSession) -> list[str]:
         """The popularity ranking of the moment, as the service gives it to somebody in the popularity arm."""
-        async with session.get(f"/recommend/{self._nobody}", params={"k": POPULAR}) as answer:
+        if not self._nobody:
+            return []
+        async with session.get(f"/recommend/{self._nobody}", params={"k": self._longest}) as answer:
             return (await answer.text()).strip().split(",")
 
     async def _meet(self, session: aiohttp.ClientSession, visit: Visit, played: Played) -> list[AnyEvent]:
@@ -153,7 +160,6 @@ class Stage:
             return []
         arm = told["X-Arm"]
         played.slates[arm] += 1
-        played.rungs[told["X-Rung"]] += 1
         played.worth[arm] += self.audience.value(visit.user_id, slate, visit.ts)
         deeds = self.audience.react(visit.user_id, slate, visit.ts, told["X-Request-Id"])
         played.clicks += sum(deed.kind == "click" for deed in deeds)
@@ -184,6 +190,12 @@ class Stage:
             if time.monotonic() > until:
                 raise StageError(f"the workers did not take in what viewers did within {PATIENCE_S:g} s")
             await asyncio.sleep(0.02)
+
+
+def _in_popularity_arm(share: float) -> str:
+    """Somebody who never did anything and is in the popularity arm; empty where nobody is."""
+    names = (f"nobody-{number}" for number in range(round(20 / share) if share else 0))
+    return next((name for name in names if arm_of(name, share, None) == "popularity"), "")
 
 
 def met_so_far(home: Home, settings: Settings) -> dict[str, set[str]]:

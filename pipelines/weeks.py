@@ -15,11 +15,10 @@ from conf.home import Home
 from conf.settings import Settings
 from pipelines import experiment
 from pipelines.prune import prune
+from pipelines.rehearsal import ACTOR
 from pipelines.retrain import retrain
 from pipelines.serve import Server
 from pipelines.stage import Stage
-
-ACTOR = "demo"
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Week:
     slates: int
     failures: int
     worth: float
-    over_popularity: float
+    over_popularity: float | None
     retraining: str  # how it ended
     drift: str
     verdicts: tuple[str, ...]  # of experiments that ended
@@ -68,7 +67,10 @@ class Weeks:
             disk_mb=sum(f.stat().st_size for f in self.home.root.rglob("*") if f.is_file()) / 1e6,
             memory_mb=_memory_mb(self.server),
         )
-        self.report(f"week {number}: {week.over_popularity:.2f} x popularity; {made.sentence} {', '.join(verdicts)}")
+        worth = f"{week.worth:.2f} likings a slate"
+        if times := week.over_popularity:
+            worth += f", {times:.2f} x popularity's"
+        self.report(f"week {number}: {worth}; {made.sentence} {', '.join(verdicts)}")
         return week
 
     def _ended(self) -> list[str]:

@@ -5,9 +5,9 @@
     POST /v1/events                  what viewers did, in batches: see intake.py
     GET  /readyz /livez /healthz /metrics
 
-Every answer carries X-Request-Id; a slate also X-Rung, X-Arm, X-Release and X-State, and X-Explored
-where its order is random. `X-Deadline-Ms` is how long the
-caller waits. BentoML's own layers cost four fifths of the throughput and all of the tail: they are not on this path.
+Every answer carries X-Request-Id; a slate also X-Rung, X-Arm, X-Release and X-State, and X-Explored where its order is
+random. `X-Deadline-Ms` is how long the caller waits. BentoML's own layers cost four fifths of the throughput and all
+of the tail: they are not on this path.
 """
 
 import asyncio

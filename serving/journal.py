@@ -132,8 +132,11 @@ class Journal:
         if self._home is None or not lost:
             return
         try:
-            with self._home.lost.open("a") as file:
-                file.write(json.dumps({"wall_ts": wall_ms(), "pid": os.getpid(), "impressions": lost}) + "\n")
+            with self._home.lost.open("a+b") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+                torn = file.read(1) not in (b"", b"\n")  # by a full disk; who wrote it tells it again
+                line = json.dumps({"wall_ts": wall_ms(), "pid": os.getpid(), "impressions": lost})
+                file.write(b"\n" * torn + line.encode() + b"\n")
         except OSError as why:
             log.warning("%d impressions are lost, and %s cannot say so: %s", lost, self._home.lost, why.strerror or why)
             return

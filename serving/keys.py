@@ -116,8 +116,9 @@ class KeyStore:
     ) -> tuple[str, Key]:
         """A new key: its text, which nobody can see again, and what is kept of it."""
         with self._changing() as keys:
-            expires_ms = None if days is None else _now_ms() + round(days * DAY_MS)
-            return self._add(keys, name, scopes, per_minute, expires_ms)
+            now_ms = _now_ms()
+            expires_ms = None if days is None else now_ms + round(days * DAY_MS)
+            return self._add(keys, name, scopes, per_minute, now_ms, expires_ms)
 
     def rotate(self, key_id: str, overlap_hours: float = 24.0) -> tuple[str, Key]:
         """A key that replaces another, with its name, scopes, quota and lifetime; the old one ends after the overlap.
@@ -133,7 +134,7 @@ class KeyStore:
             ends_ms = now_ms + round(overlap_hours * HOUR_MS)
             ends_ms = ends_ms if old.expires_ms is None else min(ends_ms, old.expires_ms)
             keys[at] = old.model_copy(update={"expires_ms": ends_ms})
-            return self._add(keys, old.name, old.scopes, old.per_minute, expires_ms)
+            return self._add(keys, old.name, old.scopes, old.per_minute, now_ms, expires_ms)
 
     def revoke(self, key_id: str) -> Key:
         """End a key now; workers know within a second. Revoking twice changes nothing."""
@@ -242,12 +243,18 @@ class KeyStore:
         return self.pepper_path.read_bytes()
 
     def _add(
-        self, keys: list[Key], name: str, scopes: tuple[Scope, ...], per_minute: int | None, expires_ms: int | None
+        self,
+        keys: list[Key],
+        name: str,
+        scopes: tuple[Scope, ...],
+        per_minute: int | None,
+        now_ms: int,
+        expires_ms: int | None,
     ) -> tuple[str, Key]:
         key_id = _random(ID)
         head = f"gl_{self.environment}_{key_id}_{_random(SECRET)}"
         text = head + _checksum(head)
-        kept = {"hash": _hash(self._pepper, text), "created_ms": _now_ms(), "expires_ms": expires_ms}
+        kept = {"hash": _hash(self._pepper, text), "created_ms": now_ms, "expires_ms": expires_ms}
         try:
             key = Key.model_validate({"id": key_id, "name": name, "scopes": scopes, "per_minute": per_minute, **kept})
         except ValidationError as why:
