@@ -93,8 +93,18 @@ class Home:
 
     @property
     def mirror(self) -> Path:
+        """With Kafka: what came through it, a log of its own, from which everything is read."""
+        return self.root / "mirror.db"
+
+    @property
+    def kafka(self) -> Path:
+        """With Kafka: how its relay and its mirror are, and since when."""
+        return self.root / "kafka.json"
+
+    @property
+    def aliases(self) -> Path:
         """What the aliases in MLflow were when they last agreed with the ledger: a change since then is a wish."""
-        return self.root / "mirror.json"
+        return self.root / "aliases.json"
 
     @property
     def live(self) -> Path:

@@ -118,18 +118,18 @@ class Reconciler:
             elif want is not None and want != have:
                 self.pages.set_alias(alias, want)
         memory = json.dumps({"file": self._file(), "aliases": wanted})
-        if not self.home.mirror.exists() or self.home.mirror.read_text() != memory:
-            part = self.home.mirror.with_suffix(".part")
+        if not self.home.aliases.exists() or self.home.aliases.read_text() != memory:
+            part = self.home.aliases.with_suffix(".part")
             part.write_text(memory)
             sync(part)
-            part.replace(self.home.mirror)
+            part.replace(self.home.aliases)
 
     def _remembered(self, chair: Chair) -> dict[str, int]:
         """The aliases when they last agreed with the ledger. Without memory, or where MLflow's database is another
         file (put back from a backup), all that the ledger ever named is old news, not a wish.
         """
         try:
-            memory = json.loads(self.home.mirror.read_text())
+            memory = json.loads(self.home.aliases.read_text())
             if memory["file"] == self._file():
                 return {alias: int(version) for alias, version in memory["aliases"].items()}
         except (OSError, ValueError, KeyError, TypeError):
