@@ -23,7 +23,7 @@ lint: .venv/installed  ## style, types, known vulnerabilities
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-services:  ## what tests need beyond Python: strace, Chromium and redis-server, where this user may install them
+services:  ## what tests need beyond Python: strace, Chromium, redis-server, Java and Kafka, where this user may install them
 	@deploy/services.sh
 
 lock:  ## one lock for Python 3.11 to 3.13

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from conf.settings import Storage
 
@@ -69,3 +70,9 @@ def for_foreign_code(folder: str, threads: int) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("GREENLIGHT_", "MLFLOW_", "AWS_", "BENTOML_"))}
     kept |= dict.fromkeys(THREADS, str(threads))
     return {**kept, "HOME": folder, "TMPDIR": folder, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "random"}
+
+
+def kafka_jars() -> Path:
+    """Where the jars of a Kafka broker are: of the one that KAFKA_HOME names, or those that `make services` fetched."""
+    named = os.environ.get("KAFKA_HOME")
+    return Path(named) / "libs" if named else Path(__file__).parents[1] / ".greenlight" / "services" / "kafka"

@@ -163,6 +163,11 @@ class Home:
     def _part(self) -> Path:
         return self.marker.with_suffix(".part")
 
+    @property
+    def _before(self) -> set[str]:
+        """What a folder may hold before it is a home: programs that `make services` fetched, and our first file."""
+        return {self._part.name, "services"}
+
     def environment(self, **extra: str) -> dict[str, str]:
         """Of a child process that works in this home: no telemetry, its own `BENTOML_HOME`, and `extra`."""
         ours = {"GREENLIGHT_HOME": str(self.root), "BENTOML_HOME": str(self.bentos), "BENTOML_DO_NOT_TRACK": "True"}
@@ -179,7 +184,7 @@ class Home:
         if self.root.exists() and not self.root.is_dir():
             raise HomeError(f"{self.root} is a file, not a folder: set GREENLIGHT_HOME to a folder")
         if not self.marker.exists():
-            if self.root.exists() and any(entry != self._part for entry in self.root.iterdir()):
+            if self.root.exists() and any(entry.name not in self._before for entry in self.root.iterdir()):
                 raise HomeError(
                     f"{self.root} is not empty and not a Greenlight home: set GREENLIGHT_HOME to another folder"
                 )

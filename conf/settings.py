@@ -42,7 +42,7 @@ class SettingsError(PlainError):
     """A setting is unknown or out of range; the message names it, the value and the rule."""
 
 
-SECRETS = ("cache.redis", "mail.smtp.password")  # values that no message repeats
+SECRETS = ("cache.redis", "kafka.password", "mail.smtp.password")  # values that no message repeats
 
 
 class Section(BaseModel):
@@ -405,6 +405,61 @@ class Mail(Section):
         return self
 
 
+BROKER_HOST = re.compile(r"[A-Za-z0-9._:-]{1,253}")
+
+
+def kafka_servers(text: object) -> object:
+    """Addresses of brokers, separated by commas, if each is one; empty for none."""
+    if not text or not isinstance(text, str):
+        return or_nothing(text)
+    servers = [server.strip() for server in text.split(",")]
+    for server in servers:
+        host, _, port = server.rpartition(":")
+        bare = host.removeprefix("[").removesuffix("]")
+        if not (BROKER_HOST.fullmatch(bare) and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+            raise ValueError(f"{server!r} is not an address such as broker-1:9092; separate several by commas")
+    return ",".join(servers)
+
+
+class Kafka(Section):
+    """The event log of a live site. Where servers are named, the local log is the spool before it."""
+
+    servers: Annotated[str, BeforeValidator(kafka_servers)] = ""  # host:port,host:port to begin with; empty: no Kafka
+    topic_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = "greenlight"
+    partitions: Annotated[int, Field(ge=1, le=1000)] = 3  # of a topic that is made because it is missing
+    replication: Annotated[int, Field(ge=1, le=32767)] = 1  # copies of it, on as many brokers
+    security: Literal["plaintext", "tls"] = "plaintext"
+    authority: str = ""  # PEM file of who signed the brokers' certificates; empty: whom the system trusts
+    certificate: str = ""  # PEM files with which Greenlight shows itself, where brokers ask for that
+    key: str = ""
+    mechanism: Literal["", "SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] = ""  # how it logs in
+    user: str = ""
+    password: Annotated[str, Field(repr=False)] = ""
+    password_file: str = ""  # whose first line is the password, in its place
+    timeout_s: Annotated[float, Field(ge=1, le=300)] = 10  # of one request or delivery
+    in_flight: Annotated[int, Field(ge=1)] = 2000  # records that are sent and not yet acknowledged
+    batch_after_minutes: Positive = 10  # without Kafka, until archive and retraining go by the spool
+    spool_max_mb: Positive = 4096  # on disk; at this cap events are refused with 503
+    spool_alarm_share: Share = 0.5  # of the cap, from which on it is an alarm
+    spool_keep_hours: Annotated[float, Field(ge=0)] = 24  # of what every group has passed
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.password and self.password_file:
+            raise ValueError("set either password or password_file")
+        logs_in = {bool(self.mechanism), bool(self.user), bool(self.password or self.password_file)}
+        if len(logs_in) > 1:
+            raise ValueError("mechanism, user and password (or password_file) belong together")
+        if bool(self.certificate) != bool(self.key):
+            raise ValueError("certificate and key belong together")
+        if self.security == "plaintext" and (self.authority or self.certificate):
+            raise ValueError("authority and certificate need security tls")
+        hosts = [server.rpartition(":")[0].strip("[]") for server in self.servers.split(",")]
+        if self.security == "plaintext" and self.mechanism == "PLAIN" and not all(map(is_loopback, hosts)):
+            raise ValueError("mechanism PLAIN sends the password in clear: use security tls, or a SCRAM mechanism")
+        return self
+
+
 class Workers(Section):
     """The loops that `greenlight up` runs beside the API."""
 
@@ -476,6 +531,7 @@ class Settings(Section):
     retention: Retention = Retention()
     schedule: Schedule = Schedule()
     mail: Mail = Mail()
+    kafka: Kafka = Kafka()
     workers: Workers = Workers()
     fetch: Fetch = Fetch()
     audience: AudienceConf = AudienceConf()

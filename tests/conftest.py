@@ -5,6 +5,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from conf.environment import mlflow_storage
 from conf.home import Home
 from conf.settings import Storage
 from models.shelf import load_file
+from pipelines.broker import BrokerError, java
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test workers share two cores
 
@@ -56,3 +58,18 @@ def storage(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Storage:
     s3 = load_file(Path(__file__).parent / "faults" / "s3.py")
     s3.client(s3_url).create_bucket(Bucket=made.bucket)
     return made
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A running Kafka broker (`tests/faults/broker.py`), one for the whole run: take topic prefixes of your own, and
+    never stop it. A skip with a reason where there is no Kafka; a failure where services are required."""
+    broker = load_file(Path(__file__).parent / "faults" / "broker.py")
+    try:
+        java()
+    except BrokerError as why:
+        if os.environ.get("GREENLIGHT_REQUIRE_SERVICES"):
+            pytest.fail(f"{why}; and GREENLIGHT_REQUIRE_SERVICES is set")
+        pytest.skip(str(why))
+    with broker.Broker(tmp_path_factory.mktemp("kafka")) as running:
+        yield running

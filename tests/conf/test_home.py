@@ -10,6 +10,11 @@ def test_open_makes_a_home_and_opening_again_is_safe(tmp_path: Path) -> None:
     assert home.open().kind() == "demo"
 
 
+def test_programs_that_were_fetched_first_are_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "services" / "kafka").mkdir(parents=True)
+    assert Home(tmp_path).open().kind() == "home"
+
+
 def test_a_folder_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(HomeError, match="not empty and not a Greenlight home"):
