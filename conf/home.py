@@ -137,6 +137,11 @@ class Home:
         return self.root / "overdue.json"
 
     @property
+    def told(self) -> Path:
+        """Which verdict of an experiment was told by mail last."""
+        return self.root / "told.json"
+
+    @property
     def lost(self) -> Path:
         """How many impressions could not be written, and when: no experiment may rest on what is left."""
         return self.root / "lost.jsonl"

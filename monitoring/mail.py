@@ -24,7 +24,7 @@ from monitoring.letter import Letter, Plot, Section, characters, cut, harmless, 
 from monitoring.letter_html import page
 from monitoring.letter_text import text
 
-__all__ = ["LIMIT", "Letter", "Plot", "Section", "compose", "mail_id"]
+__all__ = ["LIMIT", "Letter", "Plot", "Section", "compose", "mail_id", "stamped"]
 
 POLICY = SMTP.clone(cte_type="7bit", max_line_length=998)  # what every mail server takes
 FOLDED = POLICY.clone(max_line_length=78)  # for encoded words, which RFC 2047 wants short; it leaves ASCII ugly
@@ -36,12 +36,20 @@ WIDTH, COLOURS = 1100, 48  # a plot that was shrunk: pixels for a column of 550,
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def compose(letter: Letter, conf: Mail) -> EmailMessage:
-    """The mail, ready to be sent, under `LIMIT` bytes. Its Message-ID stays what it is, however often it is sent."""
-    stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{secrets.token_hex(4)}"  # so they sort as they came
+def compose(letter: Letter, conf: Mail, stamp: str = "") -> EmailMessage:
+    """The mail, ready to be sent, under `LIMIT` bytes. Its Message-ID stays what it is, however often it is sent.
+
+    stamp: its id, of letters, digits and hyphens, for one that must not be there twice; a new one where none is given.
+    """
+    stamp = stamp or stamped(datetime.now(UTC), secrets.token_hex(4))
     letter, bare = _short(_numbered(harmless(letter, (conf.smtp.password,))), conf, stamp)
     plots = _fitting([s.plot for s in letter.sections if s.plot], LIMIT - bare)
     return _message(_with_plots(letter, plots), plots, conf, stamp)
+
+
+def stamped(moment: datetime, mark: str) -> str:
+    """An id: they sort as they came."""
+    return f"{moment:%Y%m%d-%H%M%S-%f}-{mark}"
 
 
 def mail_id(message: EmailMessage) -> str:

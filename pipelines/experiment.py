@@ -2,13 +2,15 @@
 
 A plan is a line of the ledger ("experiment") before the line that makes the challenger: `Chair.wish` writes both, so
 every way to a challenger leads through a plan. Each look reads the log and the archive, and keeps what it saw for the
-picture. The look that ends it writes the line "verdict", the online gate's decision, and a promotion or withdrawal;
-each line once, so that who was killed between two of them is completed by the next.
+picture. The look that ends it writes the line "verdict", the online gate's decision, a promotion or withdrawal, and a
+letter to the lead; each once, so that who was killed between two of them is completed by the next.
 """
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,10 +26,14 @@ from mlflow_server.pages import Pages, PagesError
 from monitoring import sequence
 from monitoring.experiment import Look, PerUser, Plan, Verdict, look, plain
 from monitoring.gates import online
+from monitoring.mail import stamped
 from monitoring.outcomes import Viewers, per_viewer
+from pipelines import outbox, verdict_letter
 from pipelines.loop import read_json, write_json
 from pipelines.outcomes import slates_between
 from pipelines.promote import Chair, Outcome, deciding
+
+log = logging.getLogger("greenlight.experiment")
 
 SETTLING_MS = 60_000  # after the promotion, until every worker serves both arms: who meets both counts for neither
 DAY_MS = 86_400_000
@@ -104,6 +110,7 @@ def advance(home: Home, settings: Settings, *, auto: bool, actor: str) -> Standi
                 found = _end(chair, found, *ended, actor)
             if found.verdict:
                 _settle(chair, found, found.verdict, auto, actor)
+        _tell(chair)
     return kept(home)
 
 
@@ -126,6 +133,7 @@ def stop(home: Home, settings: Settings, *, actor: str, reason: str = "") -> Sta
                 _settle(chair, found, found.verdict, False, actor)
         else:
             chair.withdraw(actor, rule)
+        _tell(chair)
     return kept(home)
 
 
@@ -148,7 +156,7 @@ def kept(home: Home) -> Standing:
     found = course(entries)
     if found is None:
         return Standing("none", "No experiment has begun: greenlight experiment start VERSION begins one.")
-    looks, verdict = tuple(_looks(home, found)), found.verdict
+    looks, verdict = tuple(_looks(home, found.id)), found.verdict
     told = {"id": found.id, "plan": found.plan, "version": found.begun.body["version"], "looks": looks}
     told |= {"champion_version": found.declared.body["champion_version"], "run": found.declared.body["run_id"]}
     against = f"Version {told['version']} against version {told['champion_version']}"
@@ -244,7 +252,7 @@ def _attach(home: Home, settings: Settings, seen: Standing, file: Path) -> str:
 
 def _keep(home: Home, found: Course, seen: dict[str, Any]) -> None:
     """Append a look, unless the home's clock has not moved since the last."""
-    if seen["ts"] == max((one["ts"] for one in _looks(home, found)), default=None):
+    if seen["ts"] == max((one["ts"] for one in _looks(home, found.id)), default=None):
         return
     place = folder(home, found.id)
     place.mkdir(parents=True, exist_ok=True)
@@ -252,10 +260,10 @@ def _keep(home: Home, found: Course, seen: dict[str, Any]) -> None:
         file.write(json.dumps(seen, allow_nan=False) + "\n")
 
 
-def _looks(home: Home, found: Course) -> Iterator[dict[str, Any]]:
+def _looks(home: Home, experiment: str) -> Iterator[dict[str, Any]]:
     """The looks that were kept. A line that was torn is passed over: it is only missing in the picture."""
     try:
-        lines = (folder(home, found.id) / LOOKS).read_text().splitlines()
+        lines = (folder(home, experiment) / LOOKS).read_text().splitlines()
     except FileNotFoundError:
         return
     for line in lines:
@@ -351,3 +359,29 @@ def _lost_hope(chair: Chair, found: Course, decision: Decision, verdict: Entry) 
     if decision.valid_until_ms is not None and chair.now > decision.valid_until_ms:
         return "it won, and nobody promoted it while that was valid"
     return ""
+
+
+# Telling --------------------------------------------------------------------------------------------------------------
+
+
+def _tell(chair: Chair) -> None:
+    """Post a letter about each verdict that has none, once each: whoever was killed before it is completed by the next.
+
+    Where nobody knows any more which was told last, the newest is told. A full disk ends no experiment.
+    """
+    verdicts = [e for e in chair.entries if e.kind == "verdict"]
+    told = (read_json(chair.home.told) or {}).get("verdict")
+    known = next((place for place, e in enumerate(verdicts, start=1) if e.hash == told), len(verdicts) - 1)
+    for verdict in verdicts[max(known, 0) :]:
+        declared = next(e for e in chair.entries if e.hash == verdict.body["experiment"])
+        looks = tuple(_looks(chair.home, declared.hash))
+        became = verdict_letter.became([e for e in chair.entries if e.seq > verdict.seq], verdict.body)
+        plan, champion = Plan.of(declared.body["plan"]), declared.body["champion_version"]
+        letter = verdict_letter.letter(plan, verdict.body, champion, became, looks)
+        stamp = stamped(datetime.fromtimestamp(verdict.wall_ts / 1000, UTC), verdict.hash[:8])
+        try:
+            outbox.post(chair.home, chair.settings, letter, stamp=stamp)
+            write_json(chair.home.told, {"verdict": verdict.hash})
+        except OSError as why:
+            log.warning("no letter could be kept about an experiment's verdict: %s", why.strerror or why)
+            return

@@ -55,12 +55,17 @@ class Delivered:
     trouble: str = ""
 
 
-def post(home: Home, settings: Settings, letter: Letter) -> str:
-    """Keep a letter, durably; its id. Nothing is sent here. OSError where the disk is full or may not be written."""
-    message = compose(letter, settings.mail)
+def post(home: Home, settings: Settings, letter: Letter, *, stamp: str = "") -> str:
+    """Keep a letter, durably; its id. Nothing is sent here. OSError where the disk is full or may not be written.
+
+    stamp: the id, for what must be told once: a letter that is there under it, sent or not, is left as it is.
+    """
+    message = compose(letter, settings.mail, stamp)
+    file = f"{mail_id(message)}.eml"
     place = home.outbox if settings.mail.via == "outbox" else home.outbox / WAITING
     _make(place)
-    write_whole(place / f"{mail_id(message)}.eml", message.as_bytes())
+    if not any((home.outbox / where / file).exists() for where in (WAITING, FAILED, "")):  # as a letter moves on
+        write_whole(place / file, message.as_bytes())
     return mail_id(message)
 
 

@@ -23,7 +23,9 @@ from events.event import AnyEvent, Click, Rating, Watch
 from events.log import LocalLog
 from events.sources.audience import Audience, Visit
 from events.state import Acts
-from serving.report import reports
+from mlflow_server.in_charge import in_charge
+from mlflow_server.ledger import Ledger
+from serving.report import WorkerReport, reports
 from serving.router import arm_of
 
 PARTS = 2  # of a day
@@ -114,6 +116,7 @@ class Stage:
         self._held += self.audience.organic(self.day)
         connector = aiohttp.TCPConnector(limit=CONNECTIONS)
         async with aiohttp.ClientSession(self.url, headers=self._headers, connector=connector) as session:
+            await self._taken_over()
             await self._post_until(session, starts_ms, played)
             for part in range(PARTS):
                 await self._taken_in()
@@ -181,15 +184,36 @@ class Stage:
                 raise StageError(f"the service took {told} of {len(some)} events (status {answer.status})")
         played.events += len(events)
 
+    async def _taken_over(self) -> None:
+        """Until every worker serves whom the ledger names, or refuses it. By the wall that takes seconds, in which days
+        of an audience would pass: viewers of the new arm would meet the old one first, and count for neither."""
+        held = in_charge(Ledger.to_read(self.home.ledger, self.home.keys))
+        wanted: dict[str, str] = {
+            alias: held[alias].body["release"] for alias in ("champion", "challenger") if alias in held
+        }
+        await self._until(lambda worker: _serves(worker, wanted), "take over who is in charge")
+
     async def _taken_in(self) -> None:
         """Until every worker has followed the log to its end."""
         with LocalLog(self.home.log) as log:
             end = log.newest()
+        await self._until(lambda worker: worker.offset >= end, "take in what viewers did")
+
+    async def _until(self, done: Callable[[WorkerReport], bool], what: str) -> None:
+        """StageError where a worker does not say so in time, or none lives."""
         until = time.monotonic() + PATIENCE_S
-        while not (told := reports(self.home)) or min(worker.offset for worker in told) < end:
+        while not (told := reports(self.home)) or not all(map(done, told)):
             if time.monotonic() > until:
-                raise StageError(f"the workers did not take in what viewers did within {PATIENCE_S:g} s")
+                raise StageError(f"the workers did not {what} within {PATIENCE_S:g} s")
             await asyncio.sleep(0.02)
+
+
+def _serves(worker: WorkerReport, wanted: dict[str, str]) -> bool:
+    """Whether a worker has these releases in these arms, and no others; one that it refuses it will not have."""
+    served = {alias: arm.release for alias, arm in worker.arms.items()}
+    return served.keys() <= wanted.keys() and all(
+        served.get(alias) == release or release in worker.refused for alias, release in wanted.items()
+    )
 
 
 def _in_popularity_arm(share: float) -> str:
