@@ -4,6 +4,8 @@ kafka-python waits 30 s for a broker that is not there, and as long between two 
 are shortened here, since the spool does the waiting. It has no bound on what is in flight: who sends must bound it.
 """
 
+import logging
+import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,11 +26,14 @@ class KafkaAway(KafkaError):
     """No broker answers, or not in time: the same thing may work later."""
 
 
+PROBE_S = 3.0  # for a look at why TLS fails
+METADATA_MS = 10_000  # new partitions are seen after so long
 RECONNECT_MS = 1000  # the longest pause between two tries to reach a broker
 
 
 def client(conf: Kafka, **more: Any) -> dict[str, Any]:
     """Keyword arguments of every kafka-python client, and `more`. KafkaError where a file for them is unusable."""
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters comes as an error, and is said once
     timeout_ms = int(conf.timeout_s * 1000)
     scheme = ("SASL_" if conf.mechanism else "") + ("SSL" if conf.security == "tls" else "PLAINTEXT")
     login = {
@@ -43,6 +48,7 @@ def client(conf: Kafka, **more: Any) -> dict[str, Any]:
         "ssl_context": _context(conf) if conf.security == "tls" else None,
         "request_timeout_ms": timeout_ms,
         "bootstrap_timeout_ms": timeout_ms,
+        "metadata_max_age_ms": METADATA_MS,
         "reconnect_backoff_max_ms": RECONNECT_MS,
         **(login if conf.mechanism else {}),
         **more,
@@ -63,22 +69,52 @@ def plain(conf: Kafka, doing: str, why: BaseException) -> KafkaError:
     where = f"Kafka at {conf.servers}"
     for kinds, sentence in REFUSALS.items():
         if isinstance(why, kinds):
-            return KafkaError(f"{where}: {sentence.format(doing=doing, user=conf.user or 'anonymous')}")
+            return KafkaError(f"{where}: {sentence.format(doing=doing, user=conf.user or 'anonymous', conf=conf)}")
     if isinstance(why, errors.RetriableError):
+        if distrust := _distrust(conf):
+            return KafkaError(f"{where}: {distrust}")
         return KafkaAway(f"{where} does not answer within {conf.timeout_s:g} s while {doing} ({type(why).__name__})")
     return KafkaError(f"{where}: {type(why).__name__} while {doing}")
 
 
 REFUSALS: dict[tuple[type[BaseException], ...], str] = {
-    (errors.SaslAuthenticationFailedError,): "it refuses user {user} or the password (kafka.user, kafka.password)",
-    (errors.UnsupportedSaslMechanismError, errors.IllegalSaslStateError): "it does not take kafka.mechanism as set",
-    (errors.AuthorizationError,): "user {user} may not do this: {doing}; the one who runs Kafka gives the right",
+    (errors.SaslAuthenticationFailedError,): "it does not let user {user} in: kafka.user, kafka.password or "
+    "kafka.mechanism {conf.mechanism} is not what it knows",
+    (
+        errors.UnsupportedSaslMechanismError,
+        errors.IllegalSaslStateError,
+    ): "it takes no login by kafka.mechanism {conf.mechanism}",
+    (errors.AuthorizationError,): "user {user} lacks the right for {doing}; who runs Kafka gives it",
     (
         errors.MessageSizeTooLargeError,
         errors.RecordListTooLargeError,
-    ): "a record is larger than the topic takes, while {doing} (max.message.bytes)",
-    (errors.InvalidReplicationFactorError,): "it has fewer brokers than kafka.replication asks for, while {doing}",
+    ): "a record is larger than the topic takes (its max.message.bytes), while {doing}",
+    (
+        errors.InvalidReplicationFactorError,
+    ): "it has fewer brokers than kafka.replication {conf.replication} asks for, while {doing}",
+    (errors.PolicyViolationError,): "its policy forbids it, while {doing}",
 }
+
+
+def _distrust(conf: Kafka) -> str:
+    """What stands in the way of TLS with a broker that can be reached; kafka-python says only that it had no answer."""
+    if conf.security != "tls":
+        return ""
+    for server in conf.servers.split(","):
+        host, _, port = server.rpartition(":")
+        host = host.strip("[]")
+        try:
+            with socket.create_connection((host, int(port)), PROBE_S) as link:
+                link.settimeout(PROBE_S)
+                with _context(conf).wrap_socket(link, server_hostname=host):
+                    return ""
+        except ssl.SSLCertVerificationError as why:
+            return f"the certificate that {server} shows is not trusted ({why.verify_message}): see kafka.authority"
+        except ssl.SSLError as why:
+            return f"{server} makes no TLS connection ({(why.reason or 'no reason given').lower().replace('_', ' ')})"
+        except OSError:
+            continue
+    return ""
 
 
 def _password(conf: Kafka) -> str:
