@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -32,7 +33,7 @@ from events.event import (
     content_id,
     of_moment,
 )
-from events.times import from_number, from_text, latest_plausible_ms
+from events.times import from_number, from_text, latest_plausible_ms, number
 
 ANY_EVENTS: TypeAdapter[list[AnyEvent]] = TypeAdapter(list[AnyEvent])
 VIEWER_KINDS = frozenset({"watch", "rating", "click", "account"})
@@ -65,7 +66,7 @@ def decode(raw: bytes | None, source: str, position: int, rules: Rules | None = 
             raise BadRecord("null value")
         if rules is None:
             return ANY_EVENT.validate_json(raw)
-        text = decoded(raw)
+        text = decoded(raw).strip()
         fields, _ = json_fields(text, rules) if text.startswith("{") else line_fields(text, rules)
         return ANY_EVENT.validate_python(fields)
     except ValidationError as why:
@@ -125,15 +126,25 @@ def json_fields(text: str, rules: Rules) -> tuple[Fields, str]:
 
 def completed(fields: Fields, rules: Rules) -> tuple[Fields, str]:
     """Fields of JSON with what they may leave out, and the unit of their time. A viewer's is put into ms."""
+    kind, when = fields.get("kind"), fields.get("ts")
     if "event_id" not in fields:
-        content = orjson.dumps(fields, option=orjson.OPT_SORT_KEYS).decode()
-        fields["event_id"] = content_id("json", content, of_moment(str(fields.get("ts", ""))))
-    if fields.get("kind") == "rating":
+        fields["event_id"] = content_id("json", _sorted(fields), of_moment(str(fields.get("ts", ""))))
+    if kind == "rating":
         fields.setdefault("scale", rules.scale)
-    if fields.get("kind") not in VIEWER_KINDS or not isinstance(fields.get("ts"), int):
+    if not isinstance(kind, str) or kind not in VIEWER_KINDS or not isinstance(when, int | float | str):
         return fields, ""
-    fields["ts"], unit = from_number(str(fields["ts"]), rules.latest_ms)
+    if isinstance(when, str):
+        fields["ts"], unit = from_text(when.strip(), rules.zone, rules.latest_ms)
+    else:
+        fields["ts"], unit = from_number(str(when), rules.latest_ms)
     return fields, unit
+
+
+def _sorted(fields: Fields) -> str:
+    try:
+        return orjson.dumps(fields, option=orjson.OPT_SORT_KEYS).decode()
+    except orjson.JSONEncodeError:
+        raise BadRecord("it is nested too deep") from None
 
 
 def line_fields(text: str, rules: Rules) -> tuple[Fields, str]:
@@ -147,17 +158,23 @@ def line_fields(text: str, rules: Rules) -> tuple[Fields, str]:
     fields |= {"event_id": content_id(LINES, text.strip(), of_moment(when)), "ts": ts, "user_id": user}
     if fields["kind"] == "impression":
         fields["wall_ts"] = ts
+        for name in (user, fields["release"], *fields["items"]):
+            if not _ID.fullmatch(name):
+                raise BadRecord(f"{name[:60]!r} is no id of a viewer, server or movie: 1 to 256 characters, none white")
     return fields, unit
 
 
-_WATCH = re.compile(r"GET /data/m/(.+)/(\d+)\.mpg")
+_ID = re.compile(r"[^\s,\x00-\x1f\x7f]{1,256}")  # as `event.Id`, which does not bind what impressions name
+_WATCH = re.compile(r"GET /data/m/(.+)/0*([0-9]{1,9})\.mpg")  # every digit below is ASCII's: \d has other scripts' too
 _RATE = re.compile(r"GET /rate/(.+)=([^=]*)")
-_REQUEST = re.compile(r"recommendation request ([^,]*), status (\d+), result: ?(.*), (\d+(?:\.\d+)?) ?ms", re.DOTALL)
+_REQUEST = re.compile(
+    r"recommendation request ([^,]*), status ([0-9]{1,9}), result: ?(.*), ([0-9]{1,12}(?:\.[0-9]+)?) ?ms", re.DOTALL
+)
 
 
 def _what_happened(what: str, rules: Rules) -> Fields:
     if found := _WATCH.fullmatch(what):
-        return {"kind": "watch", "movie_id": found[1], "minute": int(found[2][:9])}
+        return {"kind": "watch", "movie_id": found[1], "minute": int(found[2])}
     if found := _RATE.fullmatch(what):
         rating = within_scale(found[2], 1, rules.scale)
         return {"kind": "rating", "movie_id": found[1], "rating": rating, "scale": rules.scale}
@@ -187,13 +204,10 @@ def _request(server: str, status: str, result: str, latency_ms: str) -> Fields:
 
 def within_scale(text: str, lowest: float, scale: float) -> float:
     """The rating, if it is a number from `lowest` to `scale`; BadRecord says which limit it breaks."""
-    try:
-        rating = float(text)
-    except ValueError:
-        raise BadRecord(f"rating {text[:40]!r} is not a number") from None
+    rating = number(text, "rating")
     if not lowest <= rating <= scale:
         raise BadRecord(f"rating {text[:40]} is out of range: from {lowest:g} to {scale:g}")
-    return rating
+    return float(rating)
 
 
 def encode_line(event: Watch | Rating | Account | Impression) -> str:
@@ -203,17 +217,22 @@ def encode_line(event: Watch | Rating | Account | Impression) -> str:
         case Watch():
             what = f"GET /data/m/{event.movie_id}/{event.minute}.mpg"
         case Rating():
-            what = f"GET /rate/{event.movie_id}={event.rating:g}"
+            what = f"GET /rate/{event.movie_id}={_written(event.rating)}"
         case Account():
             what = "GET /create_account"
         case Impression():
             status, _, cause = event.failure.removeprefix("status ").partition(": ")
-            result = cause if event.failure else ", ".join(event.items)
+            result = re.sub(r"[\r\n]+", " ", cause) if event.failure else ", ".join(event.items)
             what = (
                 f"recommendation request {event.release}, status {status or 200}, "
-                f"result: {result}, {event.latency_ms:g} ms"
+                f"result: {result}, {_written(event.latency_ms)} ms"
             )
     return f"{when},{event.user_id},{what}"
+
+
+def _written(value: float) -> str:
+    """All its digits and no exponent, which the site's lines do not have."""
+    return f"{Decimal(repr(value)):f}".removesuffix(".0")
 
 
 def _sentence(error: Any, skip: int) -> str:

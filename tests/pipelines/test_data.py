@@ -284,7 +284,7 @@ def test_other_units_are_recognised_and_noted(home: Home, tmp_path: Path, factor
         ("1,2,6,1700000000", "rating 6 is out of range: from 0.5 to 5"),
         ("1,2,0,1700000000", "rating 0 is out of range: from 0.5 to 5"),
         ("1,2,-1,1700000000", "rating -1 is out of range"),
-        ("1,2,NaN,1700000000", "rating NaN is out of range"),
+        ("1,2,NaN,1700000000", "rating 'NaN' is not a number"),
         ("1,2,,1700000000", "rating '' is not a number"),
         ("1,2,4,4000000000", "is in the future"),
         ("1,2,4,12", "is not between 1990 and 2100"),
