@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from serving.turns import take_short_turns
+
 
 @dataclass
 class Plan:
@@ -110,5 +112,6 @@ async def drive(plan: Plan) -> Result:
 
 
 if __name__ == "__main__":
+    take_short_turns()  # what it waits for a core itself is not the service's
     plan = Plan(**json.loads(Path(sys.argv[1]).read_text()))
     print(json.dumps(asdict(asyncio.run(drive(plan)))))

@@ -36,10 +36,11 @@ from serving.metrics import Metrics
 from serving.pool import CallerGone
 from serving.reading import JSON, TEXT, ASGIApp, Call, Message, Receive, Refused, Reply, Scope, Send
 from serving.shelf import Shelf
+from serving.turns import take_short_turns
 
 log = logging.getLogger("greenlight.serving")
 
-SWITCH_S = 0.0005  # the journal's thread gives the interpreter back to the event loop after this time, not after 5 ms
+SWITCH_S = 0.0001  # other threads give the interpreter back to the event loop after this time, not after 5 ms
 STATUS = {status: f"{status // 100}xx" for status in range(100, 600)}
 
 
@@ -143,6 +144,7 @@ class Edge:
         gc.collect()
         gc.freeze()  # a full collection over the libraries' heap would stall requests for 200 ms
         sys.setswitchinterval(SWITCH_S)
+        take_short_turns()
 
     def stop(self) -> None:
         if self.shelf is not None:

@@ -82,9 +82,14 @@ class Live:
     # What requests read -----------------------------------------------------------------------------------------------
 
     @property
+    def rows(self) -> dict[str, int]:
+        """The row of each viewer of the release."""
+        return self._viewers.rows
+
+    @property
     def known(self) -> list[str]:
         """Viewers of the release, for warming up."""
-        return list(self._viewers.rows)
+        return list(self.rows)
 
     @property
     def lately(self) -> list[str]:

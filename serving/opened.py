@@ -167,8 +167,10 @@ class Opened:
                 raise ReleaseError(f"{self.folder}: holds release {checked.manifest.digest}, not {self.release}")
             self._popular = release.checked_popular(checked)
             catalogue = release.load_catalogue(checked)
-            self.ahead = self.ahead or self._read_ahead(checked, catalogue)
-            self.live = self.live or self._read_live(checked, catalogue)
+            try:
+                self.live = self.live or self._read_live(checked, catalogue)
+            finally:  # the precomputed rung serves without it, too
+                self.ahead = self.ahead or self._read_ahead(checked, catalogue)
             self.ready = self._read_model(checked, self.live)
             self.trouble = "" if self.ahead else self._not_ahead
         except ReleaseError as why:
@@ -181,9 +183,10 @@ class Opened:
 
     def _read_ahead(self, checked: Checked, catalogue: Catalogue) -> Ahead | None:
         try:
+            if self.live:
+                return Ahead(release.load_topk(checked), self.live.rows, self.live.names)
             rows = {user: row for row, user in enumerate(checked.json("viewers/ids.json"))}
-            names = Names(catalogue.ids.tolist(), catalogue.titles.tolist())
-            return Ahead(release.load_topk(checked), rows, names)
+            return Ahead(release.load_topk(checked), rows, Names(catalogue.ids.tolist(), catalogue.titles.tolist()))
         except ReleaseError as why:  # the model may still be whole
             self._not_ahead = str(why)
             log.warning("the precomputed rung cannot serve: %s", why)
