@@ -7,7 +7,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export BENTOML_DO_NOT_TRACK := true
 
-.PHONY: demo test quick lint services lock audit bench-serving bench-live bench-models bench-training pictures clean
+.PHONY: demo test quick drills lint services lock audit bench-serving bench-live bench-models bench-training pictures clean
 
 demo: .venv/installed  ## the whole loop, from nothing to a served, explained, gated recommender
 	$(BIN)/greenlight demo $(ARGS)
@@ -17,6 +17,9 @@ test: .venv/installed services  ## every test
 
 quick: .venv/installed  ## the tests that start no server
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not server and not long" $(ARGS)
+
+drills: .venv/installed services  ## what keeps the events is broken, again and again; writes docs/reliability.md
+	$(BIN)/python -m tests.faults.drills $(ARGS)
 
 lint: .venv/installed  ## style, types, known vulnerabilities
 	$(BIN)/ruff format --check .
