@@ -122,12 +122,13 @@ def status(as_json: Json = False) -> int:
 
     Example: `greenlight status --json`
     """
-    from pipelines.status import parts, settings_in_force
+    from pipelines.status import parts, readers, settings_in_force
 
     home, settings = Home.from_environment(), load()
-    found, force = parts(home), settings_in_force(settings)
+    found, force = parts(home, settings), settings_in_force(settings)
     if as_json:
-        _print({"home": str(home.root), "parts": [asdict(p) for p in found], "settings": force}, as_json=True)
+        told = {"parts": [asdict(p) for p in found], "lag": [asdict(b) for b in readers(home, settings)]}
+        _print({"home": str(home.root), **told, "settings": force}, as_json=True)
     else:
         _print_status(home, found, force)
     return WRONG if any(part.state == "broken" for part in found) else 0

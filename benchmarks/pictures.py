@@ -13,6 +13,7 @@ from benchmarks import letters
 from benchmarks.browser import Page, chromium
 from benchmarks.running import up
 from conf.home import Home
+from conf.settings import load
 from mlflow_server.accounts import accounts
 from pipelines.scoreboard import parts_table, show
 from pipelines.status import parts
@@ -34,7 +35,7 @@ def main(home: Home) -> None:
             browser.picture(DOCS / "version.png", 1900, 900)
             browser.open(model, "is champion")
             browser.picture(DOCS / "registry.png", 1900, 1000)
-            page.write_text(_page(lambda console: console.print(parts_table(parts(home)))))
+            page.write_text(_page(lambda console: console.print(parts_table(parts(home, load())))))
         browser.open(page.as_uri())
         browser.picture(DOCS / "status.png", 1200, 410)
         _letter(home, browser, page)

@@ -142,6 +142,11 @@ class Home:
         return self.root / "told.json"
 
     @property
+    def lag(self) -> Path:
+        """How far each reader of the log was behind when it was last looked at, and which of them were told by mail."""
+        return self.root / "lag.json"
+
+    @property
     def lost(self) -> Path:
         """How many impressions could not be written, and when: no experiment may rest on what is left."""
         return self.root / "lost.jsonl"

@@ -460,6 +460,14 @@ class Kafka(Section):
         return self
 
 
+class Lag(Section):
+    """When a reader of the log is so far behind that it is an alarm."""
+
+    messages: Count = 1000  # more than so many wait,
+    for_s: Annotated[float, Field(ge=0)] = 60  # for so long,
+    seconds: Positive = 300  # or the oldest waits for longer than this
+
+
 class Workers(Section):
     """The loops that `greenlight up` runs beside the API."""
 
@@ -532,6 +540,7 @@ class Settings(Section):
     schedule: Schedule = Schedule()
     mail: Mail = Mail()
     kafka: Kafka = Kafka()
+    lag: Lag = Lag()
     workers: Workers = Workers()
     fetch: Fetch = Fetch()
     audience: AudienceConf = AudienceConf()

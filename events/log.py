@@ -10,7 +10,7 @@ committed it reads again.
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -36,6 +36,8 @@ CREATE TABLE IF NOT EXISTS groups (
     topic TEXT, name TEXT, offset INTEGER NOT NULL, PRIMARY KEY (topic, name)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY CHECK (one = 1), ms INTEGER NOT NULL);
 """
+MOMENTS = "CREATE TABLE IF NOT EXISTS moments (offset INTEGER PRIMARY KEY, wall_ms INTEGER NOT NULL)"
+MOMENT_MS = 1000  # when a record was stored is known to a second: a moment is noted so often, at most
 
 ADD = """
 INSERT INTO records (topic, event_id, body)
@@ -59,6 +61,14 @@ class Record(NamedTuple):
 class Appended(NamedTuple):
     added: int
     duplicates: int  # event ids that the topic already held
+
+
+class Waiting(NamedTuple):
+    """Records that a reader has not taken yet, and when the oldest of them was stored, in wall time; None where there
+    is none, or where the log is older than its memory of moments."""
+
+    records: int
+    since_wall_ms: int | None
 
 
 class LogError(PlainError):
@@ -93,7 +103,7 @@ class LocalLog:
 
     def __init__(self, path: Path, busy_timeout_ms: int = 30_000) -> None:
         self.path = path
-        self._lock = threading.RLock()
+        self._lock, self._moment_ms = threading.RLock(), 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as why:
@@ -139,6 +149,17 @@ class LocalLog:
     def after(self, topic: str, offset: int) -> int:
         """How many records of a topic are stored after an offset."""
         return self._value("SELECT count(*) FROM records WHERE topic = ? AND offset > ?", (topic, offset)) or 0
+
+    def waiting(self, taken: Mapping[str, int]) -> Waiting:
+        """What stands in each of these topics after the offset up to which a reader has taken it."""
+        records = sum(self.after(topic, offset) for topic, offset in taken.items())
+        after = "SELECT min(offset) FROM records WHERE topic = ? AND offset > ?"
+        firsts = [self._value(after, (topic, offset)) for topic, offset in taken.items()]
+        oldest = min((first for first in firsts if first is not None), default=None)
+        if oldest is None:
+            return Waiting(0, None)
+        stored = "SELECT wall_ms FROM moments WHERE offset <= ? ORDER BY offset DESC LIMIT 1"
+        return Waiting(records, self._value(stored, (oldest,)))
 
     def tail(self, topic: str, after_offset: int, limit: int = BATCH) -> list[Record]:
         """Records after an offset, oldest first, without a group. Those that cannot be read go to the dead letter."""
@@ -220,6 +241,7 @@ class LocalLog:
                 self._db.execute(SCHEMA)
                 self._db.pragma("user_version", FORMAT)
             sync(self.path.parent)
+        self._db.execute(MOMENTS)
 
     def _to_wal(self, until: float) -> None:
         """SQLite itself does not wait for another who makes the file at the same moment."""
@@ -239,6 +261,7 @@ class LocalLog:
     def _insert(self, runs: list[tuple[str, list[AnyEvent]]]) -> dict[str, Appended]:
         """In the transaction of the caller."""
         stored: dict[str, Appended] = {}
+        self._note_moment(time.time_ns() // 1_000_000)
         for topic, events in runs:
             first: dict[str, AnyEvent] = {}
             for event in events:
@@ -251,6 +274,12 @@ class LocalLog:
             stored[topic] = Appended(so_far.added + added, so_far.duplicates + len(events) - added)
         self._advance_clock(max((e.ts for topic, events in runs if topic == EVENTS for e in events), default=0))
         return stored
+
+    def _note_moment(self, wall_ms: int) -> None:
+        """The next record is stored at this moment. Those after it count as of then until another moment is noted."""
+        if abs(wall_ms - self._moment_ms) >= MOMENT_MS:
+            self._db.execute("INSERT OR REPLACE INTO moments VALUES (?, ?)", (self.newest() + 1, wall_ms))
+            self._moment_ms = wall_ms
 
     def _advance_clock(self, ms: int) -> None:
         if ms:
@@ -290,6 +319,7 @@ class LocalLog:
             yield
             self._db.execute("COMMIT")
         except BaseException:
+            self._moment_ms = 0  # it may have been noted in vain
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise

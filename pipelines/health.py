@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from conf.home import Home
+from conf.settings import Settings
 from events.clock import wall_ms, when
 from events.event import EVENTS
 from events.log import LocalLog
 from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Ledger
+from pipelines.behind import alarming, next_command, words
 from pipelines.limited import output_of
 from pipelines.loop import read_json
 from pipelines.outbox import FAILED, WAITING, letters, trouble
 from pipelines.overdue import late
 from pipelines.up import running
+from serving.lag import lags
 from serving.report import WorkerReport, reports
 
 SILENT_MS = 120_000  # an archive that was not brought up to date for so long, while its loop should run
@@ -103,6 +106,16 @@ def archiving(home: Home) -> Iterator[Part]:
         yield Part("archive", "broken", f"{lag:,} events wait, nothing is archived", helps, done)
     else:
         yield Part("archive", "ok", f"{lag:,} events behind the log, as of {when(done)}")
+
+
+def lag(home: Home, settings: Settings) -> Iterator[Part]:
+    """How far each reader of the log is behind it. What is too far is judged by who looks all the time, not here."""
+    found = lags(home, settings)
+    if running(home) and (late := alarming(home)):
+        what, since = "; ".join(reader.sentence for reader in late), min(reader.since_wall_ms for reader in late)
+        yield Part("lag", "broken", what, next_command(home, late[0].behind.group), since)
+    elif found:
+        yield Part("lag", "ok", "; ".join(f"{behind.name} {words(behind)}" for behind in found))
 
 
 def aliases(home: Home) -> Iterator[Part]:

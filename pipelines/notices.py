@@ -1,4 +1,4 @@
-"""Letters about jobs: one that failed, was refused or did not end, and those that are overdue."""
+"""Letters about jobs: one that failed, was refused or did not end, and those that are overdue; and about lag."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from conf.home import Home
 from events.clock import when
 from monitoring.letter import Letter, Section
+from pipelines.behind import Reader, next_command, words
 from pipelines.limited import STOPPED, Ended
 from pipelines.overdue import Late
 
@@ -30,4 +31,16 @@ def of_overdue(home: Home, jobs: Sequence[Late]) -> Letter:
         subject=f"overdue: {names}",
         summary=f"{names} should have run by now. The scheduler may have died; until it is back, no job runs.",
         sections=(Section("Overdue", rows=rows), Section("Next", helps)),
+    )
+
+
+def of_lag(home: Home, readers: Sequence[Reader]) -> Letter:
+    """Readers of the log that are too far behind it."""
+    names = ", ".join(reader.behind.name for reader in readers)
+    rows = (("reader", "how far", "since"), *((r.behind.name, words(r.behind), when(r.since_wall_ms)) for r in readers))
+    helps = ("greenlight status", *dict.fromkeys(next_command(home, reader.behind.group) for reader in readers))
+    return Letter(
+        subject=f"lag: {names}",
+        summary=f"{names} cannot keep up with the log. Nothing is lost: what was acknowledged waits there.",
+        sections=(Section("Behind", rows=rows), Section("Next", helps)),
     )

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from events.store import begun
 from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Ledger
 from mlflow_server.release import verify
+from monitoring.lag import Behind
 from pipelines import health
 from pipelines.health import Part
+from serving.lag import lags
 
 
-def parts(home: Home) -> list[Part]:
+def parts(home: Home, settings: Settings) -> list[Part]:
     """Every part, in the order in which the loop fills them."""
     if home.kind() is None and home.root.is_dir() and any(home.root.iterdir()):
         what = f"{home.root} holds files but no readable {home.marker.name}, which marks a home"
@@ -28,7 +31,16 @@ def parts(home: Home) -> list[Part]:
             Part("home", "empty", f"{home.root} does not exist yet", "greenlight demo, or greenlight data import FILE")
         ]
     found = [_checked(name, look, home) for name, look in _LOOKS.items()]
-    return found + [part for name, look in health.LOOKS.items() for part in _all_checked(name, look, home)]
+    looks = health.LOOKS | {"lag": partial(health.lag, settings=settings)}
+    return found + [part for name, look in looks.items() for part in _all_checked(name, look, home)]
+
+
+def readers(home: Home, settings: Settings) -> list[Behind]:
+    """How far each reader of the log is behind it; none where that cannot be told, which `parts` says."""
+    try:
+        return lags(home, settings)
+    except PlainError:
+        return []
 
 
 def settings_in_force(settings: Settings) -> dict[str, Any]:

@@ -1,12 +1,14 @@
-"""A watch over the scheduler: tells by mail what is overdue, even when the scheduler is what died. The loop that sends
-letters keeps it (`pipelines/mailing.py`), in a process that knows nothing of the scheduler's."""
+"""A watch that tells by mail which jobs are overdue, even when the scheduler is what died, and who falls behind the
+log. The loop that sends letters keeps it (`pipelines/mailing.py`), in a process that knows nothing of the others."""
 
 import logging
+from collections.abc import Callable
 
 from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings
-from pipelines.notices import of_overdue
+from pipelines.behind import LagAlarm, Reader
+from pipelines.notices import of_lag, of_overdue
 from pipelines.outbox import post
 from pipelines.overdue import SURE_S, Alarm, Late
 
@@ -17,22 +19,32 @@ class Watch:
     """Looks as often as it is asked to. A trouble is said once until it is another or over."""
 
     def __init__(self, home: Home, settings: Settings) -> None:
-        self.home, self.settings, self._said = home, settings, ""
+        self.home, self.settings = home, settings
         sure_s = min(SURE_S, 60 * settings.schedule.late_minutes)
-        self._alarm = Alarm(home, self._tell, sure_s)
+        self._looks: dict[str, Callable[[], None]] = {
+            "whether jobs are overdue": Alarm(home, self._tell_late, sure_s).step,
+            "lag": LagAlarm(home, settings, self._tell_lag).step,
+        }
+        self._said = dict.fromkeys(self._looks, "")
 
     def step(self) -> None:
         """Never raises."""
-        trouble = ""
-        try:
-            self._alarm.step()
-        except (PlainError, OSError, KeyError, TypeError, AttributeError) as why:  # or a file that is not ours
-            trouble = f"whether jobs are overdue cannot be told: {why or type(why).__name__}"
-        if trouble and trouble != self._said:
-            log.warning(trouble)
-        self._said = trouble
+        for what, look in self._looks.items():
+            trouble = ""
+            try:
+                look()
+            except (PlainError, OSError, KeyError, TypeError, AttributeError) as why:  # or a file that is not ours
+                trouble = f"{what} cannot be told: {why or type(why).__name__}"
+            if trouble and trouble != self._said[what]:
+                log.warning(trouble)
+            self._said[what] = trouble
 
-    def _tell(self, jobs: list[Late]) -> None:
+    def _tell_late(self, jobs: list[Late]) -> None:
         for job in jobs:
             log.warning("%s %s", job.name, job.what)
         post(self.home, self.settings, of_overdue(self.home, jobs))
+
+    def _tell_lag(self, readers: list[Reader]) -> None:
+        for reader in readers:
+            log.warning(reader.sentence)
+        post(self.home, self.settings, of_lag(self.home, readers))

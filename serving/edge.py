@@ -17,6 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import NamedTuple
 
 import orjson
@@ -32,6 +33,7 @@ from serving.cache import Cache, open_cache
 from serving.door import Door
 from serving.intake import Intake
 from serving.journal import Journal, RequestIds
+from serving.lag import lags
 from serving.metrics import Metrics
 from serving.pool import CallerGone
 from serving.reading import JSON, TEXT, ASGIApp, Call, Message, Receive, Refused, Reply, Scope, Send
@@ -61,7 +63,7 @@ class Edge:
 
     def __init__(self, inner: ASGIApp, open_shelf: Callable[[], Shelf], home: Home | None, settings: Settings) -> None:
         self.inner, self.open_shelf, self.settings = inner, open_shelf, settings
-        self.metrics, self.ids = Metrics(), RequestIds()
+        self.metrics, self.ids = Metrics(partial(lags, home, settings) if home else None), RequestIds()
         self.journal = Journal(home, settings.serving.journal_capacity, self.metrics)
         self.shelf: Shelf | None = None
         self._answering: Answering | None = None

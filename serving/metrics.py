@@ -4,20 +4,25 @@ Under `bentoml serve` several workers count into files of one folder (`PROMETHEU
 prometheus-client reads), so any worker answers `/metrics` for all of them, those that died included.
 """
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
+
+from monitoring.lag import Behind
+from serving.lag import LagGauges
 
 CONTENT_TYPE = b"text/plain; version=1.0.0; charset=utf-8"
 LATENCY_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 class Metrics:
-    """The counters of one worker; made once."""
+    """The counters of one worker; made once. lag: how far each reader of the log is behind, asked at every look."""
 
-    def __init__(self) -> None:
+    def __init__(self, lag: Callable[[], Iterable[Behind]] | None = None) -> None:
         own = CollectorRegistry()
+        self._lag = LagGauges(lag or tuple)
         self.requests = Counter("greenlight_requests", "Answers", ["route", "status"], registry=own)
         self.slates = Counter("greenlight_slates", "Slates by the rung that served", ["rung"], registry=own)
         self.explored = Counter("greenlight_slates_explored", "Slates of the model in random order", registry=own)
@@ -84,5 +89,5 @@ class Metrics:
         try:
             MultiProcessCollector(shared)
         except ValueError:  # no shared folder: one process
-            return generate_latest(self._own)
-        return generate_latest(shared)
+            return generate_latest(self._own) + generate_latest(self._lag)
+        return generate_latest(shared) + generate_latest(self._lag)

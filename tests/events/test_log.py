@@ -212,3 +212,54 @@ def test_a_thread_that_waits_for_anothers_lock_does_not_stop_the_other(tmp_path:
         waiting.join()
         assert not raised
         assert log.count(EVENTS) == 1
+
+
+def test_what_waits_is_counted_over_topics_and_is_as_old_as_it_is_stored(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    with LocalLog(path) as log:
+        assert log.waiting({EVENTS: 0, CATALOGUE: 0}) == (0, None)
+        log.append(EVENTS, [view(n) for n in range(3)])
+        log.append(CATALOGUE, [Movie(event_id="m", movie_id="m")])
+        begun = moments(path, "UPDATE moments SET wall_ms = wall_ms - 3600000 RETURNING wall_ms")[0][0]
+        log.append(EVENTS, [view(3)])  # within a second: as old as those before it
+        with LocalLog(path) as other:
+            other.append(EVENTS, [view(4)])
+        assert log.waiting({EVENTS: 0, CATALOGUE: 0}) == (6, begun)
+        assert log.waiting({EVENTS: 3, CATALOGUE: 3}) == (3, begun)
+        assert log.waiting({EVENTS: 5, CATALOGUE: 9}).since_wall_ms > begun + 3_000_000
+        assert log.waiting({EVENTS: 9, CATALOGUE: 9}) == (0, None)
+        moments(path, "DELETE FROM moments RETURNING offset")
+        assert log.waiting({EVENTS: 0}) == (5, None)
+
+
+def test_a_batch_that_was_refused_leaves_no_moment_behind(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    with LocalLog(path) as log:
+        log.append(EVENTS, [view(0)])
+    before = moments(path, "UPDATE moments SET wall_ms = wall_ms - 3600000 RETURNING wall_ms")[0][0]
+    moments(path, "CREATE TRIGGER no BEFORE INSERT ON records BEGIN SELECT RAISE(ABORT, 'no'); END")
+    with LocalLog(path) as log:
+        with pytest.raises(LogError):
+            log.append(EVENTS, [view(1)])
+        moments(path, "DROP TRIGGER no")
+        log.append(EVENTS, [view(1)])
+        assert log.waiting({EVENTS: 1}).since_wall_ms > before
+
+
+def test_a_log_from_before_moments_were_noted_is_read_and_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    with LocalLog(path) as log:
+        log.append(EVENTS, [view(0)])
+    moments(path, "DROP TABLE moments")
+    with LocalLog(path) as log:
+        assert log.waiting({EVENTS: 0}) == (1, None)
+        log.append(EVENTS, [view(1)])
+        assert log.waiting({EVENTS: 1}).since_wall_ms
+
+
+def moments(path: Path, statement: str) -> list[tuple]:
+    outside = apsw.Connection(str(path))
+    try:
+        return outside.execute(statement).fetchall()
+    finally:
+        outside.close()

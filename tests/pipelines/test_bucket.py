@@ -68,7 +68,7 @@ def test_history_release_and_artifacts_are_in_the_bucket_encrypted_and_come_back
     for key in keys(storage, ""):
         assert outside.head_object(Bucket=storage.bucket, Key=key)["ServerSideEncryption"] == "AES256", key
     assert not [p for kept in (filled.history, filled.artifacts) for p in kept.rglob("*") if p.name[0] != "."]
-    assert {part.name: part.state for part in parts(filled)}["history"] == "ok"
+    assert {part.name: part.state for part in parts(filled, Settings())}["history"] == "ok"
 
     other = Home(tmp_path / "other").open()  # another machine, that serves
     folder = Depot(other, storage).folder(str(champion.release))

@@ -26,7 +26,7 @@ HOUR = 3_600_000
 
 
 def found(home: Home, name: str) -> Part:
-    (part,) = [part for part in parts(home) if part.name == name]
+    (part,) = [part for part in parts(home, Settings()) if part.name == name]
     return part
 
 
@@ -60,7 +60,7 @@ def report(home: Home, refused: dict[str, Refusal] | None = None, **arm: str) ->
 
 
 def test_a_home_where_nothing_runs_is_not_broken(townhome: Home) -> None:
-    assert [part.name for part in parts(townhome) if part.state == "broken"] == []
+    assert [part.name for part in parts(townhome, Settings()) if part.state == "broken"] == []
     assert (found(townhome, "up").state, found(townhome, "up").next) == ("empty", "greenlight up")
 
 
@@ -178,7 +178,7 @@ def test_files_that_are_not_ours_break_their_part_only(townhome: Home) -> None:
     townhome.up.write_text("[]")
     townhome.archiving.write_text('{"done_wall_ms": "yesterday"}')
     townhome.registry.write_bytes(b"not a database at all" * 200)
-    states = {part.name: part.state for part in parts(townhome)}
+    states = {part.name: part.state for part in parts(townhome, Settings())}
     assert (states["archive"], states["aliases"], states["ledger"]) == ("broken", "broken", "ok")
     with pytest.raises(sqlite3.DatabaseError):
         sqlite3.connect(townhome.registry).execute("SELECT * FROM runs")

@@ -10,7 +10,7 @@ import pytest
 
 from conf.home import Home
 from conf.settings import Settings
-from events.event import IMPRESSIONS, Impression
+from events.event import EVENTS, IMPRESSIONS, Click, Impression
 from events.log import LocalLog
 from serving.edge import Edge
 from serving.reading import LINGER_BYTES, MAX_BODY_BYTES
@@ -238,3 +238,20 @@ def test_request_ids_never_repeat(client: Callable) -> None:
     first, second = client(), client()
     ids = [call("GET", "/recommend/u0").headers["x-request-id"] for call in (first, second) for _ in range(20)]
     assert len(set(ids)) == 40
+
+
+def test_lag_is_told_for_each_reader_at_the_moment_of_asking(client: Callable, home: Home) -> None:
+    call = client(home=home)
+    lag = 'greenlight_lag_messages{group="archive",worker=""}'
+    assert call.metric(lag) == 0
+    with LocalLog(home.log) as log:
+        log.append(EVENTS, [Click(event_id=f"e{n}", ts=n + 1, user_id="u", movie_id="m1") for n in range(3)])
+    assert call.metric(lag) == 3
+    assert call.metric(lag.replace("messages", "seconds")) < 3600
+    with LocalLog(home.log) as log:
+        log.commit(EVENTS, "archive", log.newest())
+    assert call.metric(lag) == 0
+    text = call("GET", "/metrics").text
+    assert text.count("# TYPE greenlight_lag_messages gauge") == 1
+    home.log.write_bytes(b"not a log" * 1000)
+    assert "greenlight_requests" in call("GET", "/metrics").text, "one that cannot be told hides no other"
