@@ -20,9 +20,14 @@ def when(ms: int) -> str:
 
 def now_ms(home: Home, settings: Settings) -> int:
     """The home's now in ms since 1970: wall time, or, on the event clock, the newest viewer event (0 before any)."""
-    if settings.clock == "wall":
-        return wall_ms()
-    if not home.log.exists():
-        return 0
-    with LocalLog(home.log) as log:
-        return log.now_ms()
+    return wall_ms() if settings.clock == "wall" else event_ms(home)
+
+
+def event_ms(home: Home) -> int:
+    """The event clock: the time of the newest viewer event that came in here or through Kafka; 0 before any."""
+    newest = 0
+    for path in (home.log, home.mirror):
+        if path.exists():
+            with LocalLog(path) as log:
+                newest = max(newest, log.now_ms())
+    return newest

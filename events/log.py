@@ -5,9 +5,11 @@ once per topic, so appending again, after a crash or on purpose, adds nothing. A
 
 Offsets rise with every stored event, over all topics together: within a topic they have gaps, and comparing two topics
 tells which event was stored first. A consumer reads after the offset that its group has committed, so what it has not
-committed it reads again.
+committed it reads again. A log that follows another one in a home begins beyond its offsets (`begin_after`): so the
+history of the home keeps one order, and an offset below `begins` is known to be another log's.
 """
 
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,6 +40,8 @@ CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY CHECK (one = 1), ms IN
 """
 MOMENTS = "CREATE TABLE IF NOT EXISTS moments (offset INTEGER PRIMARY KEY, wall_ms INTEGER NOT NULL)"
 MOMENT_MS = 1000  # when a record was stored is known to a second: a moment is noted so often, at most
+MARKS = "CREATE TABLE IF NOT EXISTS marks (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
+BEGINS = "begins"  # the mark that holds it
 
 ADD = """
 INSERT INTO records (topic, event_id, body)
@@ -112,6 +116,10 @@ class LocalLog:
             self._db = apsw.Connection(str(path))
             try:
                 self._prepare(busy_timeout_ms)
+                self._file = os.stat(path)
+            except OSError as why:
+                self._db.close()
+                raise LogError(f"{path} went away while it was opened: {why.strerror or why}") from why
             except BaseException:
                 self._db.close()
                 raise
@@ -128,6 +136,14 @@ class LocalLog:
         runs = [[(topic, list(run)) for topic, run in groupby(batch, key=lambda e: e.topic)] for batch in batches]
         with self._transaction("storing events"):
             return [self._insert(batch) for batch in runs]
+
+    def append_with(self, events: Iterable[AnyEvent], marks: Mapping[str, str]) -> dict[str, Appended]:
+        """As `append_all`, and in the same transaction set marks: how far what these come from was read."""
+        runs = [(topic, list(run)) for topic, run in groupby(events, key=lambda event: event.topic)]
+        with self._transaction("storing events"):
+            stored = self._insert(runs)
+            self._mark(marks)
+        return stored
 
     def read(self, topic: str, group: str, limit: int = BATCH, after: int | None = None) -> list[Record]:
         return self.tail(topic, self.committed(topic, group) if after is None else after, limit)
@@ -210,12 +226,51 @@ class LocalLog:
         rows = self._rows("SELECT offset, body FROM records WHERE topic = ? AND event_id = ?", (topic, event_id))
         return decode(rows[0][1], topic, rows[0][0]) if rows else None
 
+    def holds(self, topic: str, event_id: str) -> bool:
+        return self._value("SELECT 1 FROM records WHERE topic = ? AND event_id = ?", (topic, event_id)) is not None
+
+    def last_id(self, topic: str) -> str:
+        """The id of the topic's newest record; empty where the log holds none."""
+        rows = self._rows("SELECT event_id FROM records WHERE topic = ? ORDER BY offset DESC LIMIT 1", (topic,))
+        return rows[0][0] if rows else ""
+
     def count(self, topic: str) -> int:
         return self._value("SELECT count(*) FROM records WHERE topic = ?", (topic,)) or 0
 
     def now_ms(self) -> int:
         """The event clock: the newest time of any stored viewer event, 0 before the first."""
         return self._value("SELECT ms FROM clock", ()) or 0
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """What `append_with` set, by name."""
+        known = self._rows("SELECT 1 FROM sqlite_master WHERE name = 'marks'", ())
+        return dict(self._rows("SELECT name, value FROM marks", ())) if known else {}
+
+    @property
+    def begins(self) -> int:
+        """The offset after which this log gave its own; 0 unless `begin_after` moved it."""
+        return int(self.marks.get(BEGINS, 0))
+
+    def gave(self, offset: int) -> bool:
+        """Whether an offset may be one of this log's."""
+        return self.begins < offset <= self.newest()
+
+    def begin_after(self, offset: int) -> None:
+        """Give only offsets beyond this one from now on. Nothing happens where that is so already."""
+        with self._transaction("setting the first offset"):
+            if self.newest() < offset:
+                self._db.execute("DELETE FROM sqlite_sequence WHERE name = 'records'")
+                self._db.execute("INSERT INTO sqlite_sequence VALUES ('records', ?)", (offset,))
+                self._mark({BEGINS: str(offset)})
+
+    @property
+    def gone(self) -> bool:
+        """Whether its path names another file by now, or none: what is stored there does not come in here."""
+        try:
+            return not os.path.samestat(os.stat(self.path), self._file)
+        except OSError:
+            return True
 
     def close(self) -> None:
         with self._lock:
@@ -280,6 +335,11 @@ class LocalLog:
         if abs(wall_ms - self._moment_ms) >= MOMENT_MS:
             self._db.execute("INSERT OR REPLACE INTO moments VALUES (?, ?)", (self.newest() + 1, wall_ms))
             self._moment_ms = wall_ms
+
+    def _mark(self, marks: Mapping[str, str]) -> None:
+        """In the transaction of the caller."""
+        self._db.execute(MARKS)
+        self._db.executemany("INSERT OR REPLACE INTO marks VALUES (?, ?)", list(marks.items()))
 
     def _advance_clock(self, ms: int) -> None:
         if ms:

@@ -1,7 +1,8 @@
 """What live state is made of: what viewers did and which movies came, in the order in which the log stored it.
 
-`Acts` reads the archive where the log has dropped what it holds, and then the log. It is made for speed: stored bodies
-are parsed as they are, and one that is no whole act is passed over: the archive puts it into the dead letter.
+`Acts` reads the archive where the log has dropped what it holds, or begins later, and then the log. It is made for
+speed: stored bodies are parsed as they are, and one that is no whole act is passed over: the archive puts it into the
+dead letter.
 """
 
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ from conf.home import Home
 from conf.settings import Settings
 from events.event import CATALOGUE, EVENTS
 from events.log import LocalLog
+from events.reading import opened, reading_log
 from events.store import history_store
 
 if TYPE_CHECKING:
@@ -60,19 +62,26 @@ class Acts:
         self._archived: pa.Table | None = None  # what the log has dropped, by offset
         self._span = (0, 0)  # of offsets, of which the archive was read
 
+    def start(self, offset: int) -> int | None:
+        """Where to begin for one who knows what was stored up to an offset: there, or, where that is not an offset of
+        this log, at the beginning. None while there is no log. An act that comes twice must make no difference."""
+        log = self._opened()
+        if log is None:
+            return None
+        return offset if log.gave(offset) else 0
+
     def since(self, after: int, limit: int) -> Batch:
         """The next acts after an offset, at most `limit` (of the log; a few more where the archive fills gaps).
 
         LogError or StoreError where it cannot be read; asking again tries again.
         """
-        if self._log is None:
-            if not self._home.log.exists():
-                return Batch([], after, False)
-            self._log = LocalLog(self._home.log)
-        newest = self._log.newest()
+        log = self._opened()
+        if log is None:
+            return Batch([], after, False)
+        newest = log.newest()
         if newest <= after:
             return Batch([], after, False)
-        rows = self._log.raw(TOPICS, after, newest, limit)
+        rows = log.raw(TOPICS, after, newest, limit)
         offset = rows[-1][0] if len(rows) == limit else newest
         if (dropped := self._dropped(after, offset)) > after:
             return self._with_archive(after, dropped, limit)
@@ -82,6 +91,11 @@ class Acts:
     def close(self) -> None:
         if self._log is not None:
             self._log.close()
+
+    def _opened(self) -> LocalLog | None:
+        if self._log is None or self._log.gone:
+            self._log = opened(reading_log(self._home, self._settings), self._log)
+        return self._log
 
     def _dropped(self, after: int, to: int) -> int:
         """The last offset up to which the log may have dropped something between the two; `after` where it has not.

@@ -14,6 +14,7 @@ from conf.settings import Settings, load
 from events.archive import archive
 from events.clock import wall_ms
 from events.log import LocalLog
+from events.reading import opened, reading_log
 from events.store import Store, history_store
 from pipelines.loop import asked_to_end, speak, step_aside, write_json
 
@@ -28,6 +29,7 @@ class Archiving:
 
     home: Home
     settings: Settings
+    log: str = ""  # the path of the one that is archived
     events: int = 0  # archived since the start
     trouble: str = ""
     since_wall_ms: int = 0  # of the trouble
@@ -53,9 +55,11 @@ class Archiving:
             self._log = None
 
     def _archive(self) -> None:
-        if self._log is None and not self.home.log.exists():
+        path = reading_log(self.home, self.settings)
+        self.log = str(path)
+        self._log = opened(path, self._log)
+        if self._log is None:
             return  # no event has come in yet
-        self._log = self._log or LocalLog(self.home.log)
         self._store = self._store or history_store(self.home, self.settings.storage)
         self.events += archive(self._log, self._store)
 
@@ -68,7 +72,7 @@ class Archiving:
         self.trouble = why
 
     def _note(self) -> None:
-        told = {name: getattr(self, name) for name in ("events", "trouble", "since_wall_ms", "done_wall_ms")}
+        told = {name: getattr(self, name) for name in ("log", "events", "trouble", "since_wall_ms", "done_wall_ms")}
         try:
             write_json(self.home.archiving, told)
         except OSError as why:  # a full disk: the log of this loop still says so

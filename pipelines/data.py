@@ -22,6 +22,7 @@ from conf.settings import Settings
 from events.codecs import Fields, Rules, unreadable, validated
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, AnyEvent, BadRecord
 from events.log import BATCH, LocalLog, LogError
+from events.reading import reading_log
 from events.sources import movietweetings
 from events.sources.dialects import SCALES, USUAL_UNITS, DialectError, Reader, readers
 from events.sources.files import Line, Source, SourceError, from_path, from_standard_input
@@ -108,11 +109,12 @@ def export_data(
 
     The order is the log's; a file appears whole or not at all. Importing it into an empty home gives the same log.
     """
-    if not home.log.exists():
+    read = reading_log(home, settings)
+    if not read.exists():
         raise DataError(f"{home.root} holds no data yet: import some first (greenlight data import movietweetings)")
     topics = [EVENTS, CATALOGUE, IMPRESSIONS] + ([DEAD_LETTER] if dead_letter else [])
     try:
-        with LocalLog(home.log) as log:
+        with LocalLog(read) as log:
             if str(target) == "-":
                 return _write_lines(sys.stdout.buffer, log.bodies(topics), progress)
             if Path(target).exists() and not Path(target).is_file():  # a device or a pipe, which may not be replaced

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from conf.home import Home
@@ -94,9 +95,9 @@ def archiving(home: Home) -> Iterator[Part]:
     told = read_json(home.archiving)
     if told is None:
         return
-    lag = 0
-    if home.log.exists():
-        with LocalLog(home.log) as log:
+    lag, read = 0, Path(told.get("log") or home.log)
+    if read.exists():
+        with LocalLog(read) as log:
             lag = log.lag(EVENTS, "archive")
     done, helps = int(told["done_wall_ms"]), f"tail {home.logs / 'archiving.log'}"
     if told["trouble"]:

@@ -10,6 +10,7 @@ from conf.settings import Settings
 from events.archive import archive, read_between
 from events.event import EVENTS, IMPRESSIONS
 from events.log import LocalLog
+from events.reading import reading_log
 from events.store import history_store
 from monitoring.outcomes import Brought, Metric, Rates, UserMeans, brought, per_rung, per_viewer
 
@@ -34,8 +35,9 @@ def slates_between(home: Home, settings: Settings, *, since_ms: int, until_ms: i
     What comes late is in the next answer for the same period.
     """
     store = history_store(home, settings.storage)
-    if home.log.exists():
-        with LocalLog(home.log) as log:
+    read = reading_log(home, settings)
+    if read.exists():
+        with LocalLog(read) as log:
             archive(log, store)
 
     def days(topic: str) -> Callable[[Sequence[str]], Iterator[pa.Table]]:

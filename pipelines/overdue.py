@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conf.home import Home
-from events.clock import wall_ms, when
-from events.log import LocalLog
+from events.clock import event_ms, wall_ms, when
 from pipelines.loop import read_json, write_json
 
 DEAD_MS = 60_000  # a scheduler that gave no sign of life for so long runs nothing
@@ -86,7 +85,4 @@ def _hangs(name: str, row: dict[str, Any]) -> Late:
 
 
 def _event_now(home: Home, table: dict[str, dict[str, Any]]) -> int:
-    if not home.log.exists() or all(row["clock"] == "wall" for row in table.values()):
-        return 0
-    with LocalLog(home.log) as log:
-        return log.now_ms()
+    return 0 if all(row["clock"] == "wall" for row in table.values()) else event_ms(home)

@@ -29,6 +29,7 @@ from events.archive import archive
 from events.clock import now_ms
 from events.disk import sync
 from events.log import LocalLog
+from events.reading import reading_log
 from events.store import Store, history_store, locked
 from mlflow_server.ledger import Decision, Entry, Ledger
 from monitoring import drift_plots, evidently_report
@@ -95,11 +96,12 @@ class _Seen:
 
 def drift(home: Home, settings: Settings, progress: Callable[[str], None] = lambda step: None) -> DriftReport:
     """Judge the traffic of the last `drift.window_days` and keep the report. ReportError where there is no data yet."""
-    if not home.log.exists():
+    read = reading_log(home, settings)
+    if not read.exists():
         raise ReportError(f"{home.root} holds no data yet: import some first (greenlight data import movietweetings)")
     store = history_store(home, settings.storage)
     progress("bringing the archive up to date")
-    with LocalLog(home.log) as log:
+    with LocalLog(read) as log:
         archive(log, store)
     ledger = Ledger.to_write(home.ledger, home.keys)
     entries = list(ledger.entries())

@@ -24,9 +24,12 @@ from typing import Literal
 from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings
+from events.archive import read_topic
 from events.clock import now_ms
 from events.event import CATALOGUE, EVENTS
 from events.log import LocalLog
+from events.reading import reading_log
+from events.store import history_store
 from mlflow_server.in_charge import standing
 from mlflow_server.ledger import Entry, Ledger
 from monitoring.letter import Letter, Section
@@ -114,7 +117,7 @@ def cause(home: Home, settings: Settings, entries: Sequence[Entry]) -> str:
     days = (now_ms(home, settings) - learned.end_ms) / DAY_MS
     if days > conf.max_age_days:
         return f"the newest version learned from data that is {days:.1f} days old; {conf.max_age_days:g} are allowed"
-    share = _since(home, learned.offset) / max(1, learned.events)
+    share = _since(home, settings, learned.offset) / max(1, learned.events)
     if share >= conf.new_data_share:
         return f"{share:.0%} as many events came since the newest version's data as it held"
     return ""
@@ -147,12 +150,18 @@ def _learned(home: Home, made: Entry) -> _Learned:
         return _Learned(made.ts, sys.maxsize, 0)
 
 
-def _since(home: Home, offset: int) -> int:
-    """Events of viewers and of the catalogue that were stored after an offset of the log."""
-    if not home.log.exists():
+def _since(home: Home, settings: Settings, offset: int) -> int:
+    """Events of viewers and of the catalogue that were stored after an offset of the history. A log that began later
+    may hold older ones again: then the archive is asked, which has each once."""
+    read = reading_log(home, settings)
+    if not read.exists():
         return 0
-    with LocalLog(home.log) as log:
-        return sum(log.after(topic, offset) for topic in (EVENTS, CATALOGUE))
+    with LocalLog(read) as log:
+        if log.begins == 0 or log.gave(offset):
+            return sum(log.after(topic, offset) for topic in (EVENTS, CATALOGUE))
+    store = history_store(home, settings.storage)
+    offsets = [read_topic(store, topic, ["offset"])["offset"].to_numpy() for topic in (EVENTS, CATALOGUE)]
+    return sum(int((found > offset).sum()) for found in offsets)
 
 
 def _drift(home: Home, settings: Settings) -> str:

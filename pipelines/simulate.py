@@ -19,6 +19,7 @@ from conf.home import Home
 from conf.settings import AudienceConf, Settings
 from events.disk import sync
 from events.log import BATCH, LocalLog, LogError
+from events.reading import reached
 from events.sources.audience import Audience, AudienceError, Shift, ShiftError
 from events.sources.audience.acting import NAME, SCALE
 from events.state import Act, Acts
@@ -31,7 +32,7 @@ DAY_MS = 86_400_000
 
 @dataclass(frozen=True)
 class World:
-    """What a home's simulated world follows from. base: the log's offset up to which its history came before it."""
+    """What a home's simulated world follows from. base: the offset up to which its history came before it."""
 
     seed: int
     base: int
@@ -57,7 +58,8 @@ def simulate(
         moved = Shift.parse(shift) if shift else None
         home.open()
         with LocalLog(home.log) as log:
-            world = _world(home, log, World(seed, log.newest(), conf.model_dump(mode="json", exclude={"days"}), shift))
+            newest = _newest(home, settings)
+            world = _world(home, newest, World(seed, newest, conf.model_dump(mode="json", exclude={"days"}), shift))
             audience = _audience(home, settings, world, conf, moved)
             _check_past(audience, conf.days)
             _note(home, replace(world, days=max(world.days, conf.days)))
@@ -69,10 +71,8 @@ def simulate(
 def audience_of(home: Home, settings: Settings, seed: int, shift: Shift | None = None) -> Audience:
     """The audience of a home, whose day 0 begins where the history ends: the world that it was simulated from, where
     that has this seed and these settings, else one fitted to all that happened. For one that reacts to slates."""
-    conf = settings.audience
-    with LocalLog(home.log) as log:
-        wanted = World(seed, log.newest(), conf.model_dump(mode="json", exclude={"days"}))
-        world = _world(home, log, wanted)
+    conf, newest = settings.audience, _newest(home, settings)
+    world = _world(home, newest, World(seed, newest, conf.model_dump(mode="json", exclude={"days"})))
     found = _audience(home, settings, world, conf, None)
     return found.after(world.days, shift)
 
@@ -86,14 +86,25 @@ def _sized(conf: AudienceConf, **sizes: int | None) -> AudienceConf:
         raise DataError(f"{first['loc'][0]} = {first['input']}: {first['msg']}") from why
 
 
-def _world(home: Home, log: LocalLog, wanted: World) -> World:
+def _newest(home: Home, settings: Settings) -> int:
+    """The offset up to which the history goes. DataError where a part of it is still on its way through Kafka."""
+    newest = reached(home, settings)
+    if newest is None:
+        raise DataError(
+            "what came in last is still on its way through Kafka, and the audience has to know it: greenlight status "
+            "says whether relay and mirror run; repeat this once they have come to the end"
+        )
+    return newest
+
+
+def _world(home: Home, newest: int, wanted: World) -> World:
     """The world that the home notes, where it is the wanted one; its base is then what the history was at first."""
     try:
         noted = World(**json.loads(home.simulated.read_text()))
     except (FileNotFoundError, json.JSONDecodeError, TypeError):
         return wanted
     same = replace(wanted, base=noted.base, days=noted.days)
-    return noted if noted == same and noted.base <= log.newest() else wanted
+    return noted if noted == same and noted.base <= newest else wanted
 
 
 def _note(home: Home, world: World) -> None:

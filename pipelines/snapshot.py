@@ -34,6 +34,7 @@ from events.archive import archive, read_topic, write_parquet
 from events.disk import sync
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS
 from events.log import LocalLog, LogError
+from events.reading import reading_log
 from events.store import StoreError, history_store, locked
 from models.interactions import Catalogue, Interactions, Unrated
 from pipelines.statistics import statistics_of
@@ -60,11 +61,12 @@ class Snapshot:
 
 def cut(home: Home, settings: Settings, progress: Callable[[int], None] | None = None) -> Snapshot:
     """Archive what is new in the log, cut the history and return the snapshot. Repeating it gives the same one."""
-    if not home.log.exists():
+    read = reading_log(home, settings)
+    if not read.exists():
         raise SnapshotError(f"{home.root} holds no data yet: import some first (greenlight data import movietweetings)")
     try:
         store = history_store(home, settings.storage)
-        with LocalLog(home.log) as log:
+        with LocalLog(read) as log:
             reached = log.newest()  # what comes while this runs may be in the history in part
             archive(log, store, progress)
         events = read_topic(store, EVENTS, EVENT_COLUMNS)

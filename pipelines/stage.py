@@ -20,7 +20,7 @@ from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings
 from events.event import AnyEvent, Click, Rating, Watch
-from events.log import LocalLog
+from events.reading import reached
 from events.sources.audience import Audience, Visit
 from events.state import Acts
 from mlflow_server.in_charge import in_charge
@@ -86,7 +86,7 @@ class Stage:
     """
 
     def __init__(self, audience: Audience, home: Home, settings: Settings, url: str, key: str) -> None:
-        self.audience, self.home, self.url = audience, home, url
+        self.audience, self.home, self.settings, self.url = audience, home, settings, url
         self.day = 0  # the next one
         self._headers = {"X-API-Key": key}
         self._held: list[AnyEvent] = []  # whose time has not come
@@ -195,8 +195,11 @@ class Stage:
 
     async def _taken_in(self) -> None:
         """Until every worker has followed the log to its end."""
-        with LocalLog(self.home.log) as log:
-            end = log.newest()
+        until = time.monotonic() + PATIENCE_S
+        while (end := reached(self.home, self.settings)) is None:
+            if time.monotonic() > until:
+                raise StageError(f"what was posted did not come through Kafka within {PATIENCE_S:g} s")
+            await asyncio.sleep(0.1)
         await self._until(lambda worker: worker.offset >= end, "take in what viewers did")
 
     async def _until(self, done: Callable[[WorkerReport], bool], what: str) -> None:

@@ -65,9 +65,10 @@ def _all_checked(name: str, look: Callable[[Home], Iterator[Part]], home: Home) 
 
 
 def _log(home: Home) -> Part:
-    if not home.log.exists():
+    read = home.mirror if home.kafka.exists() else home.log
+    if not read.exists():
         return Part("log", "empty", "no event has come in", "greenlight data import FILE")
-    with LocalLog(home.log) as log:
+    with LocalLog(read) as log:
         events, dead, lag = log.count(EVENTS), log.count(DEAD_LETTER), log.lag(EVENTS, "archive")
     helps = "greenlight data export - --dead-letter shows the unreadable ones" if dead else ""
     return Part("log", "ok", f"{events:,} events, {dead:,} unreadable; {lag:,} not yet archived", helps)
@@ -79,12 +80,16 @@ def _history(home: Home) -> Part:
     days = len(list((home.history / EVENTS).glob("day=*")))
     if days:
         return Part("history", "ok", f"{days:,} days of events")
-    if home.log.exists():
-        with LocalLog(home.log) as log:
-            if log.committed(EVENTS, "archive"):
-                what = f"{home.history} is missing, though events were archived"
-                return Part("history", "broken", what, "greenlight train writes it again from the log")
+    for path in (home.log, home.mirror):
+        if path.exists() and _was_archived(path):
+            what = f"{home.history} is missing, though events were archived"
+            return Part("history", "broken", what, "greenlight train writes it again from the log")
     return Part("history", "empty", "nothing was archived yet", "greenlight train")
+
+
+def _was_archived(path: Path) -> bool:
+    with LocalLog(path) as log:
+        return bool(log.committed(EVENTS, "archive"))
 
 
 def _snapshot(home: Home) -> Part:

@@ -66,11 +66,12 @@ def explain(home: Home, storage: Storage, request_id: str) -> Explanation:
 
 
 def _impression(home: Home, storage: Storage, request_id: str) -> Impression:
-    """The journalled slate: in the log while it is kept there, in the archive afterwards."""
+    """The journalled slate: in a log while it is kept there, in the archive afterwards."""
     found = None
-    if home.log.exists():
-        with LocalLog(home.log) as log:
-            found = log.get(IMPRESSIONS, request_id)
+    for path in (home.log, home.mirror):
+        if found is None and path.exists():
+            with LocalLog(path) as log:
+                found = log.get(IMPRESSIONS, request_id)
     found = found or find(history_store(home, storage), IMPRESSIONS, request_id)
     if not isinstance(found, Impression):
         raise UnknownRequest(

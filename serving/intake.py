@@ -24,6 +24,7 @@ from conf.settings import Settings
 from events.clock import wall_ms
 from events.event import DEAD_LETTER
 from events.log import Appended, LocalLog, LogError
+from events.reading import opened
 from serving import reading
 from serving.metrics import Metrics
 from serving.posted import Batch, Gate
@@ -58,6 +59,7 @@ class Intake:
         self._held = 0  # bytes of bodies that are being read or wait; the event loop's
         self._thread = threading.Thread(target=self._work, name="intake", daemon=True)
         self._log: LocalLog | None = None
+        self._mirror: LocalLog | None = None
 
     def start(self) -> None:
         if self._home is not None:
@@ -125,15 +127,16 @@ class Intake:
             self._store(posts)
             if over:
                 break
-        if self._log is not None:
-            self._log.close()
+        for book in (self._log, self._mirror):
+            if book is not None:
+                book.close()
 
     def _store(self, posts: list[Post]) -> None:
         """Read and store some posts in one commit, and tell each what became of it."""
         read: list[tuple[Post, Batch]] = []
         try:
             book = self._opened()
-            gate = Gate(book.now_ms(), wall_ms(), self._settings)
+            gate = Gate(self._clock_ms(book), wall_ms(), self._settings)
             for post in posts:
                 if batch := self._batch(post, gate):
                     read.append((post, batch))
@@ -156,6 +159,16 @@ class Intake:
             assert self._home is not None
             self._log = LocalLog(self._home.log, BUSY_MS)
         return self._log
+
+    def _clock_ms(self, book: LocalLog) -> int:
+        """The event clock: of the newest event that came in here or, through Kafka, elsewhere."""
+        assert self._home is not None
+        clock = book.now_ms()
+        if self._settings.clock == "event":
+            with suppress(LogError):  # a mirror that is damaged keeps no event out
+                self._mirror = opened(self._home.mirror, self._mirror)
+                clock = max(clock, self._mirror.now_ms() if self._mirror else 0)
+        return clock
 
     def _batch(self, post: Post, gate: Gate) -> Batch | None:
         """The post's events; None where the post as a whole is refused, and was told so."""

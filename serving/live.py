@@ -70,6 +70,7 @@ class Live:
         self.counts, self.popular = counts, popular
         self.names = Names(catalogue.ids.tolist(), catalogue.titles.tolist())
         self.offset, self.now_ms = manifest.offset, popular.end_ms
+        self._begun = False  # to follow a log, of which the offset may not be
         self.order = _order(popular)
         self._tally = Tally(viewers, counts, manifest.popularity_half_life_days)
         self.codes = dict(catalogue.index)  # of each movie id; only grows, as the names do
@@ -130,6 +131,11 @@ class Live:
 
     def follow(self, acts: Acts) -> bool:
         """Take in the next acts; True where there may be more. LogError or StoreError where they cannot be read."""
+        if not self._begun:
+            begins = acts.start(self.offset)
+            if begins is None:
+                return False
+            self.offset, self._begun = begins, True
         batch = acts.since(self.offset, BATCH)
         self.apply(batch.acts)
         self.offset = batch.offset

@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conf.home import Home
-from conf.settings import Settings
+from conf.settings import Kafka, Settings
 from events.event import Account, AnyEvent, Click, Movie, Rating, Watch
 from events.log import LocalLog
+from events.reading import TOPICS, mirror_of
 from events.state import Acts
 from mlflow_server import release
 from mlflow_server.building import build
@@ -332,3 +333,25 @@ def test_an_account_moves_the_clock_and_nothing_else(world: World) -> None:
     assert live.now_ms == START + DAY_MS + 1
     assert len(live.history("n").items) == 0
     assert live.counts.decayed(1.0)[0] == pytest.approx(0.5)
+
+
+def test_kafka_switched_on_changes_nothing_but_what_is_new(world: World) -> None:
+    """The mirror gets again what the spool still held: the release's offset is none of its own."""
+    world.add(rating("a", "x", 1, 5), watch("a", "y", 1, 2), movie("x", "X", "Drama"), rating("b", "x", 2))
+    before = world.release()
+    news = [rating("a", "z", 5), watch("b", "y", 1, 6), movie("z", "Z", "Comedy"), rating("c", "x", 7)]
+    world.add(*news[:2])
+    with mirror_of(world.home) as mirror:
+        mirror.append_all(record.event for topic in TOPICS for record in world.log.iterate(topic))
+        mirror.append_all(news[2:])
+    world.conf = CONF.model_copy(update={"kafka": Kafka(servers="127.0.0.1:9")})
+    live = opened(before, world.conf)
+    acts = Acts(world.home, world.conf)
+    while live.follow(acts):
+        pass
+    acts.close()
+    fresh = opened(world.release(), CONF)
+    for one in (live, fresh):
+        one.now_ms = START + DAY_MS
+        one.settle(START + 20_000)
+    same(live, fresh, ["a", "b", "c"])
