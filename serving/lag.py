@@ -1,5 +1,6 @@
-"""How far every reader of a home's log is behind it, for status, alarm and `/metrics`: the archive, and the live state
-of each worker. Read from the log and from what workers say of themselves, so it needs nobody to be up."""
+"""How far every reader of a home's log is behind it, for status, alarm and `/metrics`: the archive, the live state of
+each worker and, with Kafka, the relay behind the spool. Read from the logs and from what workers say of themselves, so
+it needs nobody to be up."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,20 +12,22 @@ from prometheus_client.registry import Collector
 from conf.home import Home
 from conf.settings import Settings
 from events.clock import wall_ms
-from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS
 from events.log import LocalLog, LogError
+from events.reading import TOPICS, reading_log
 from events.state import TOPICS as LIVE
 from monitoring.lag import Behind
 from serving.report import reports
 
 log = logging.getLogger("greenlight.serving")
 
-EVERY = (EVENTS, CATALOGUE, IMPRESSIONS, DEAD_LETTER)
-
 
 def lags(home: Home, settings: Settings) -> list[Behind]:
     """Every reader, and what it has not taken yet. LogError where a log cannot be read."""
-    return [*_of_readers(home, home.log)]
+    found = [*_of_readers(home, reading_log(home, settings))]
+    if settings.kafka.servers and home.log.exists():
+        with LocalLog(home.log) as spool:
+            found.insert(0, _of_group(spool, "relay"))
+    return found
 
 
 def _of_readers(home: Home, path: Path) -> Iterator[Behind]:
@@ -37,7 +40,7 @@ def _of_readers(home: Home, path: Path) -> Iterator[Behind]:
 
 
 def _of_group(stored: LocalLog, group: str) -> Behind:
-    return _behind(stored, group, {topic: stored.committed(topic, group) for topic in EVERY})
+    return _behind(stored, group, {topic: stored.committed(topic, group) for topic in TOPICS})
 
 
 def _behind(stored: LocalLog, group: str, taken: Mapping[str, int], worker: str = "") -> Behind:

@@ -4,7 +4,7 @@
     timeout      connections are accepted and nothing comes through; what was held flows on when it is over, late, as
                  after a network that was gone
     reset_peer   each connection is reset after so many bytes to the server: in the middle of a request
-    latency      every byte takes so many seconds, each way; how many are under way is not limited
+    latency      every byte to the client takes so many seconds more
     bandwidth    so many bytes a second, each way and connection
     slow_close   the end of a connection is passed on so many seconds late
 
@@ -148,7 +148,7 @@ class _Connection:
     async def _pass_on(self, under_way: UnderWay, writer: asyncio.StreamWriter, up: bool) -> None:
         while True:
             came, data = await under_way.get()
-            await self._wait(came, len(data))
+            await self._wait(came, len(data), up)
             toxic = self.proxy.toxic
             if toxic and toxic.name == "reset_peer" and up and self.sent + len(data) > toxic.amount:
                 writer.write(data[: max(0, int(toxic.amount) - self.sent)])
@@ -160,11 +160,11 @@ class _Connection:
             writer.write(data)
             await writer.drain()
 
-    async def _wait(self, came: float, size: int) -> None:
+    async def _wait(self, came: float, size: int, up: bool) -> None:
         """As long as today's toxic makes bytes wait that came at a time of the loop's clock."""
         while (toxic := self.proxy.toxic) and toxic.name == "timeout":
             await asyncio.sleep(LOOK_S)
-        if toxic and toxic.name == "latency":
+        if toxic and toxic.name == "latency" and not up:
             await asyncio.sleep(came + toxic.amount - asyncio.get_running_loop().time())
         elif toxic and toxic.name == "bandwidth":
             await asyncio.sleep(size / toxic.amount)

@@ -6,7 +6,7 @@ import apsw
 import pytest
 
 from conf.home import Home
-from conf.settings import Lag, Settings
+from conf.settings import Kafka, Lag, Settings
 from events.archive import archive
 from events.clock import wall_ms
 from events.event import CATALOGUE, EVENTS, Movie, Rating
@@ -73,6 +73,16 @@ def test_archive_and_each_worker_are_counted_over_all_their_topics(home: Home) -
     assert lags(home, Settings())[0] == Behind("archive", 0, 0.0)
     reporter.close()
     assert len(lags(home, Settings())) == 1
+
+
+def test_with_kafka_the_relay_is_behind_the_spool_and_the_others_behind_the_mirror(home: Home) -> None:
+    with_kafka = Settings(kafka=Kafka(servers="127.0.0.1:9092"))
+    fill(home, 0, 5)
+    assert [(r.group, r.messages) for r in lags(home, with_kafka)] == [("relay", 5)]
+    with LocalLog(home.log) as spool, LocalLog(home.mirror) as mirror:
+        spool.commit(EVENTS, "relay", 3)
+        mirror.append(EVENTS, [_rating(0)])
+    assert [(r.group, r.messages) for r in lags(home, with_kafka)] == [("relay", 2), ("archive", 1)]
 
 
 def test_events_of_the_past_are_as_old_as_they_are_stored(home: Home) -> None:
