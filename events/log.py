@@ -50,6 +50,15 @@ WHERE NOT EXISTS (SELECT 1 FROM records WHERE topic = ?1 AND event_id = value ->
 """  # one statement for a whole batch: the interpreter is let go of once, not for each event
 # INSERT OR IGNORE would use up an offset for each duplicate
 
+BITE = 500  # records dropped, or pages given back, in one transaction, for which writers wait: some 20 ms
+DROP = """
+DELETE FROM records WHERE offset IN
+(SELECT offset FROM records WHERE topic = ? AND offset <= ? ORDER BY offset LIMIT ?)
+"""
+SLACK = 0.25  # of the file may hold nothing: new records go there, and the rest goes back to the disk
+NEXT = "SELECT min(offset) FROM records WHERE topic = ? AND offset > ?"
+GIVE_BACK = f"PRAGMA incremental_vacuum({BITE})"
+
 GATHER = """
 SELECT group_concat(offset || ':' || octet_length(body), ' '), CAST(group_concat(body, '') AS BLOB) FROM ({rows})
 """
@@ -80,7 +89,11 @@ class LogError(PlainError):
 
 
 class LogFull(LogError):
-    """The disk is full: the batch was not stored."""
+    """There is no room: the batch was not stored."""
+
+
+class LogAtCap(LogFull):
+    """The log holds as much as it may: the batch was not stored."""
 
 
 class Log(Protocol):
@@ -105,8 +118,9 @@ class Log(Protocol):
 class LocalLog:
     """The log in one SQLite file; safe for many processes, and for many threads of one."""
 
-    def __init__(self, path: Path, busy_timeout_ms: int = 30_000) -> None:
-        self.path = path
+    def __init__(self, path: Path, busy_timeout_ms: int = 30_000, max_mb: float | None = None) -> None:
+        """max_mb: where the log holds so much, `append` raises LogAtCap; other writers of the file go by their own."""
+        self.path, self._max_mb = path, max_mb
         self._lock, self._moment_ms = threading.RLock(), 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +148,7 @@ class LocalLog:
     def append_each(self, batches: Iterable[Iterable[AnyEvent]]) -> list[dict[str, Appended]]:
         """As `append_all` for each batch, with counts of its own, and all in one transaction."""
         runs = [[(topic, list(run)) for topic, run in groupby(batch, key=lambda e: e.topic)] for batch in batches]
-        with self._transaction("storing events"):
+        with self._storing():
             return [self._insert(batch) for batch in runs]
 
     def append_with(self, events: Iterable[AnyEvent], marks: Mapping[str, str]) -> dict[str, Appended]:
@@ -169,8 +183,7 @@ class LocalLog:
     def waiting(self, taken: Mapping[str, int]) -> Waiting:
         """What stands in each of these topics after the offset up to which a reader has taken it."""
         records = sum(self.after(topic, offset) for topic, offset in taken.items())
-        after = "SELECT min(offset) FROM records WHERE topic = ? AND offset > ?"
-        firsts = [self._value(after, (topic, offset)) for topic, offset in taken.items()]
+        firsts = [self._value(NEXT, (topic, offset)) for topic, offset in taken.items()]
         oldest = min((first for first in firsts if first is not None), default=None)
         if oldest is None:
             return Waiting(0, None)
@@ -179,12 +192,16 @@ class LocalLog:
 
     def tail(self, topic: str, after_offset: int, limit: int = BATCH) -> list[Record]:
         """Records after an offset, oldest first, without a group. Those that cannot be read go to the dead letter."""
-        query = "SELECT offset, body FROM records WHERE topic = ? AND offset > ? ORDER BY offset LIMIT ?"
-        rows = self._at_once(query, (topic, after_offset, limit))
+        rows = self.stored(topic, after_offset, limit)
         records = [Record(offset, decode(body, topic, offset)) for offset, body in rows]
         if topic != DEAD_LETTER and (bad := [r.event for r in records if isinstance(r.event, Unreadable)]):
             self.append(DEAD_LETTER, bad)
         return records
+
+    def stored(self, topic: str, after: int, limit: int = BATCH) -> list[tuple[int, bytes]]:
+        """Offset and stored JSON of the next records of one topic after an offset, oldest first."""
+        query = "SELECT offset, body FROM records WHERE topic = ? AND offset > ? ORDER BY offset LIMIT ?"
+        return self._at_once(query, (topic, after, limit))
 
     def iterate(self, topic: str, after_offset: int = 0) -> Iterator[Record]:
         """All records after an offset, read in batches."""
@@ -237,6 +254,53 @@ class LocalLog:
     def count(self, topic: str) -> int:
         return self._value("SELECT count(*) FROM records WHERE topic = ?", (topic,)) or 0
 
+    def size_mb(self) -> float:
+        """How much of the file holds something, in MB of 2^20 bytes; room that was given back and waits for new records
+        does not count."""
+        with self._lock, self._plain_errors("reading"):
+            pages = self._db.pragma("page_count") - self._db.pragma("freelist_count")
+            return pages * self._db.pragma("page_size") / (1 << 20)
+
+    def trim(self, keep_ms: int, groups: Sequence[str], now_ms: int) -> int:
+        """Drop the records that every one of `groups` has passed and that were stored more than `keep_ms` before
+        `now_ms`, but for the newest of each topic; how many there were.
+
+        It takes a small bite at a time, so that writers get between, and can be broken off anywhere.
+        """
+        dropped, old = 0, self._stored_before(now_ms - keep_ms)
+        known = old  # up to here, moments are of no use any more
+        for (topic,) in self._rows("SELECT DISTINCT topic FROM groups", ()):
+            newest = self._value("SELECT max(offset) FROM records WHERE topic = ?", (topic,)) or 0
+            passed = min(self.committed(topic, group) for group in groups)
+            while count := self._bite(DROP, (topic, min(old, passed, newest - 1), BITE)):
+                dropped += count
+            known = min(known, self._value(NEXT, (topic, passed)) or known)
+        self._bite("DELETE FROM moments WHERE offset < (SELECT max(offset) FROM moments WHERE offset <= ?)", (known,))
+        while self._db.pragma("auto_vacuum") and self._free_share() > SLACK:
+            self._bite(GIVE_BACK)
+        return dropped
+
+    def _stored_before(self, wall_ms: int) -> int:
+        """The last offset of the records that were stored before a moment; 0 where none is known to be."""
+        old = self._value("SELECT max(offset) FROM moments WHERE wall_ms <= ?", (wall_ms,))
+        if old is None:
+            return 0
+        younger = self._value("SELECT min(offset) FROM moments WHERE offset > ?", (old,))
+        return younger - 1 if younger else self.newest()
+
+    def _bite(self, statement: str, values: tuple[str | int, ...] = ()) -> int:
+        """One short transaction, and as long a pause; how many rows it changed."""
+        begun, before = time.monotonic(), self._db.total_changes()
+        with self._transaction("dropping what is old"):
+            self._db.execute(statement, values).fetchall()
+        count = self._db.total_changes() - before
+        time.sleep(time.monotonic() - begun)
+        return count
+
+    def _free_share(self) -> float:
+        """How much of the file holds nothing."""
+        return self._db.pragma("freelist_count") / self._db.pragma("page_count")
+
     def now_ms(self) -> int:
         """The event clock: the newest time of any stored viewer event, 0 before the first."""
         return self._value("SELECT ms FROM clock", ()) or 0
@@ -286,6 +350,8 @@ class LocalLog:
 
     def _prepare(self, busy_timeout_ms: int) -> None:
         self._db.set_busy_timeout(busy_timeout_ms)
+        if not self._db.pragma("page_count"):  # a new file: the disk gets back what is not needed any more
+            self._db.pragma("auto_vacuum", "INCREMENTAL")
         self._to_wal(time.monotonic() + busy_timeout_ms / 1000)
         self._db.pragma("synchronous", "FULL")
         found = self._db.pragma("user_version")
@@ -310,7 +376,7 @@ class LocalLog:
                 time.sleep(0.01)
 
     def _store(self, runs: list[tuple[str, list[AnyEvent]]]) -> dict[str, Appended]:
-        with self._transaction("storing events"):
+        with self._storing():
             return self._insert(runs)
 
     def _insert(self, runs: list[tuple[str, list[AnyEvent]]]) -> dict[str, Appended]:
@@ -364,6 +430,14 @@ class LocalLog:
     def _value(self, query: str, values: tuple[str | int, ...]) -> int | None:
         rows = self._rows(query, values)
         return rows[0][0] if rows else None
+
+    @contextmanager
+    def _storing(self) -> Iterator[None]:
+        """A transaction of new records, if there is room for them."""
+        with self._transaction("storing events"):
+            if self._max_mb is not None and self.size_mb() >= self._max_mb:
+                raise LogAtCap(f"{self.path} holds {self._max_mb:,g} MB, as much as it may; nothing was stored")
+            yield
 
     @contextmanager
     def _transaction(self, doing: str) -> Iterator[None]:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,15 +14,16 @@ import apsw
 import pytest
 
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, Impression, Movie, Rating, Unreadable
-from events.log import LocalLog, LogError
+from events.log import LocalLog, LogAtCap, LogError
 
 START = 1_700_000_000_000
+LATER = 4_000_000_000_000
 
 WRITER = """
 import sys
 from pathlib import Path
 from events.event import EVENTS, Rating
-from events.log import LocalLog, LogError
+from events.log import LocalLog, LogAtCap, LogError
 log = LocalLog(Path(sys.argv[1]))
 print("open", flush=True)
 for n in range(int(sys.argv[2]), int(sys.argv[3])):
@@ -263,3 +265,58 @@ def moments(path: Path, statement: str) -> list[tuple]:
         return outside.execute(statement).fetchall()
     finally:
         outside.close()
+
+
+def test_a_log_at_its_cap_refuses_and_takes_again_once_it_was_trimmed(tmp_path: Path) -> None:
+    with LocalLog(tmp_path / "log.db") as others, LocalLog(tmp_path / "log.db", max_mb=0.5) as log:
+        others.append(EVENTS, [view(n) for n in range(4000)])
+        assert log.size_mb() > 0.5
+        with pytest.raises(LogAtCap, match=r"log\.db holds 0\.5 MB"):
+            log.append(EVENTS, [view(4000)])
+        with pytest.raises(LogAtCap):
+            log.append_each([[view(4000)], [view(4001)]])
+        assert log.count(EVENTS) == 4000
+        others.append(DEAD_LETTER, [])  # who has no cap is not refused
+        others.commit(EVENTS, "g", 4000)
+        assert others.trim(0, ["g"], LATER) == 3999
+        assert log.size_mb() < 0.1
+        assert log.append(EVENTS, [view(4000)]) == (1, 0)
+
+
+def test_trimming_drops_what_all_groups_have_passed_and_gives_the_disk_its_room_back(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    with LocalLog(path) as log:
+        log.append(EVENTS, [view(n) for n in range(6000)])
+        log.append(IMPRESSIONS, [view(n) for n in range(10)])
+        full = log.size_mb()
+        assert log.trim(0, ["a", "b"], LATER) == 0, "nobody has passed anything"
+        log.commit(EVENTS, "a", 4000)
+        assert log.trim(0, ["a", "b"], LATER) == 0, "b has not"
+        log.commit(EVENTS, "b", 3000)
+        assert log.trim(3_600_000, ["a", "b"], time.time_ns() // 10**6) == 0, "it is young"
+        assert log.trim(0, ["a", "b"], LATER) == 3000
+        assert (log.first(EVENTS), log.first(IMPRESSIONS), log.newest()) == (3001, 6001, 6010)
+        assert log.lag(EVENTS, "b") == 3000
+        assert log.waiting({EVENTS: 3000}).since_wall_ms
+        assert log.size_mb() < 0.7 * full
+        for group in "ab":
+            log.commit(EVENTS, group, 6010)
+        assert log.trim(0, ["a", "b"], LATER) == 2999, "the newest stays"
+        assert [record.offset for record in log.iterate(EVENTS)] == [6000]
+    assert path.stat().st_size < full / 3 * 2**20
+
+
+def test_writers_get_between_the_bites_of_a_trimming(tmp_path: Path) -> None:
+    with LocalLog(tmp_path / "log.db") as log, LocalLog(tmp_path / "log.db", busy_timeout_ms=2000) as other:
+        log.append(EVENTS, [view(n) for n in range(6000)])
+        log.commit(EVENTS, "g", 6000)
+        trimming = threading.Thread(target=log.trim, args=(0, ["g"], LATER))
+        trimming.start()
+        between = 0
+        while trimming.is_alive():
+            other.append(EVENTS, [view(6000 + between)])
+            between += 1
+            time.sleep(0.05)
+        trimming.join()
+        assert between > 2
+        assert log.count(EVENTS) == between + 1

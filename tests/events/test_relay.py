@@ -1,0 +1,236 @@
+"""The relay against a real broker: everything in the spool reaches Kafka, in order, whatever dies on the way."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.admin import NewTopic
+
+from conf.settings import Kafka
+from events.codecs import unreadable
+from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, Impression, Movie, Rating
+from events.kafka_link import client
+from events.kafka_topics import topic_name
+from events.log import LocalLog
+from events.relay import GROUP, Relay, RelayError
+from models.shelf import load_file
+
+pytestmark = pytest.mark.server
+LIMIT_S = 120  # for what takes a second on a machine that does nothing else
+
+PROCESS = """
+import sys, time
+from pathlib import Path
+from conf.settings import Kafka
+from events.log import LocalLog
+from events.relay import Relay
+
+relay = Relay(LocalLog(Path(sys.argv[1])), Kafka.model_validate_json(sys.argv[2]))
+print("begun", flush=True)
+while True:
+    if not relay.step():
+        time.sleep(0.01)
+"""
+
+
+@pytest.fixture
+def conf(kafka: Any) -> Kafka:
+    return kafka.conf(topic_prefix=f"t{uuid.uuid4().hex[:12]}", timeout_s=20, in_flight=500)
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[LocalLog]:
+    with LocalLog(tmp_path / "log.db") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory, kafka: Any) -> Iterator[Any]:
+    """One of this file's own, to be stopped."""
+    faults = load_file(Path(__file__).parents[1] / "faults" / "broker.py")
+    with faults.Broker(tmp_path_factory.mktemp("own")) as running:
+        yield running
+
+
+def rating(number: int, users: int = 7) -> Rating:
+    ts = 1_700_000_000_000 + number
+    return Rating(
+        event_id=f"e{number:06}", ts=ts, user_id=f"u{number % users}", movie_id=f"m{number}", rating=4, scale=5
+    )
+
+
+def fill(spool: LocalLog, count: int, start: int = 0) -> list[str]:
+    events = [rating(n) for n in range(start, start + count)]
+    spool.append(EVENTS, events)
+    return [event.event_id for event in events]
+
+
+def until(done: Callable[[], bool], relay: Relay) -> None:
+    end = time.monotonic() + LIMIT_S
+    while not done():
+        assert time.monotonic() < end, (relay.state, relay.reason, relay.lag)
+        if not relay.step():
+            time.sleep(0.02)
+
+
+def drain(relay: Relay) -> None:
+    until(lambda: relay.state == "closed" and relay.lag == 0, relay)
+
+
+def in_kafka(conf: Kafka, topic: str = EVENTS) -> list[Any]:
+    """All records of a topic: partition by partition, each in its order."""
+    with closing(KafkaConsumer(**client(conf), auto_offset_reset="earliest", enable_auto_commit=False)) as consumer:
+        name = topic_name(conf, topic)
+        parts = [TopicPartition(name, number) for number in sorted(consumer.partitions_for_topic(name) or ())]
+        ends, found = consumer.end_offsets(parts), []
+        for part in parts:
+            consumer.assign([part])
+            consumer.seek(part, 0)
+            end = time.monotonic() + LIMIT_S
+            while consumer.position(part) < ends[part]:
+                assert time.monotonic() < end
+                found += [record for batch in consumer.poll(500).values() for record in batch]
+    return found
+
+
+def ids(records: list[Any]) -> list[str]:
+    return [json.loads(record.value)["event_id"] for record in records]
+
+
+def first_ids_by_key(records: list[Any]) -> dict[bytes, list[str]]:
+    """As a reader sees them, who drops ids that it has."""
+    found: dict[bytes, dict[str, None]] = {}
+    for record in records:
+        found.setdefault(record.key, {}).setdefault(json.loads(record.value)["event_id"])
+    return {key: list(seen) for key, seen in found.items()}
+
+
+def in_order(records: list[Any]) -> bool:
+    return all(seen == sorted(seen) for seen in first_ids_by_key(records).values())
+
+
+def test_every_topic_goes_to_kafka_as_it_is_stored_in_order_by_key(spool: LocalLog, conf: Kafka) -> None:
+    sent = fill(spool, 3000)
+    slate = Impression(
+        event_id="r1", ts=1, wall_ts=1, user_id="u1", arm="a", release="r", rung="model", items=("m1",),
+        propensities=(1.0,), k=1, latency_ms=1,
+    )  # fmt: skip
+    spool.append(IMPRESSIONS, [slate])
+    spool.append(CATALOGUE, [Movie(event_id="c1", movie_id="m1", title="Nine")])
+    spool.append(DEAD_LETTER, [unreadable(b"?", "file", 1, "no event")])
+    with closing(Relay(spool, conf)) as relay:
+        drain(relay)
+        assert (relay.delivered, relay.dead, relay.state) == (3003, 0, "closed")
+    events = in_kafka(conf)
+    assert sorted(ids(events)) == sent
+    assert in_order(events)
+    assert {record.key for record in events} == {f"u{n}".encode() for n in range(7)}
+    assert sorted(record.value for record in events) == sorted(body for _, body in spool.stored(EVENTS, 0))
+    keys = [in_kafka(conf, topic)[0].key for topic in (IMPRESSIONS, CATALOGUE, DEAD_LETTER)]
+    assert keys == [b"u1", b"m1", spool.read(DEAD_LETTER, "x")[0].event.event_id.encode()]
+    assert spool.committed(EVENTS, GROUP) == 3000
+
+
+def test_what_is_killed_sends_again_what_was_not_committed_and_nothing_is_missing(spool: LocalLog, conf: Kafka) -> None:
+    sent = fill(spool, 12_000)
+    Relay(spool, conf).close()
+    for kill in range(4):
+        command = [sys.executable, "-c", PROCESS, str(spool.path), conf.model_dump_json()]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"begun\n"
+            begun, end = spool.committed(EVENTS, GROUP), time.monotonic() + LIMIT_S
+            while spool.committed(EVENTS, GROUP) < begun + 500 * (kill + 1) and time.monotonic() < end:
+                time.sleep(0.003)
+            process.kill()
+        committed = spool.committed(EVENTS, GROUP)
+        assert begun < committed < 12_000, "it was killed too late to show anything"
+        assert set(sent[:committed]) <= set(ids(in_kafka(conf))), "committed before it was delivered"
+    with closing(Relay(spool, conf)) as relay:
+        drain(relay)
+    events = in_kafka(conf)
+    assert set(ids(events)) == set(sent)
+    assert in_order(events)
+
+
+def test_evt_05_after_an_outage_it_goes_on_by_itself(spool: LocalLog, broker: Any) -> None:
+    conf = broker.conf(topic_prefix="outage", timeout_s=1, in_flight=50)
+    sent = fill(spool, 60)
+    with closing(Relay(spool, conf)) as relay:
+        drain(relay)
+        before = relay.since_wall_ms
+        broker.stop()
+        sent += fill(spool, 200, start=60)  # four times what may be in flight
+        until(lambda: relay.state == "open", relay)
+        assert conf.servers in relay.reason
+        assert relay.since_wall_ms > before
+        for _ in range(20):
+            relay.step()
+        assert relay.lag == 200
+        broker.start()
+        drain(relay)
+        assert relay.reason == ""
+    events = in_kafka(conf)
+    assert sorted(set(ids(events))) == sent
+    assert in_order(events)
+
+
+def test_a_broker_that_is_killed_under_way_and_one_that_accepts_and_never_answers(spool: LocalLog, broker: Any) -> None:
+    conf = broker.conf(topic_prefix="silent", timeout_s=2, in_flight=100)
+    sent = fill(spool, 3000)
+    with closing(Relay(spool, conf)) as relay:
+        until(lambda: relay.delivered > 500, relay)
+        broker.kill()
+        until(lambda: relay.state == "open", relay)
+        broker.start()
+        until(lambda: relay.delivered > 1500, relay)
+        broker.process.send_signal(signal.SIGSTOP)
+        try:
+            until(lambda: relay.state == "open", relay)
+            assert relay.lag > 0
+        finally:
+            broker.process.send_signal(signal.SIGCONT)
+        drain(relay)
+    events = in_kafka(conf)
+    assert sorted(set(ids(events))) == sent
+    assert in_order(events)
+
+
+def test_two_relays_of_a_spool_never_run_at_once(spool: LocalLog, conf: Kafka) -> None:
+    with closing(Relay(spool, conf)), pytest.raises(RelayError, match="runs already, process"):
+        Relay(spool, conf)
+    Relay(spool, conf).close()
+
+
+def test_a_poisonous_record_goes_to_the_dead_letter_and_stops_nobody(spool: LocalLog, conf: Kafka) -> None:
+    with closing(KafkaAdminClient(**client(conf))) as admin:
+        small = {"max.message.bytes": "4000"}  # less than a batch, so that Kafka refuses what stands beside it too
+        admin.create_topics([NewTopic(topic_name(conf, EVENTS), 2, 1, topic_configs=small)])
+    sent = fill(spool, 50)
+    spool.append(EVENTS, [rating(50).model_copy(update={"movie_id": "m" * 5000})])
+    spool.append(EVENTS, [rating(51).model_copy(update={"user_id": None})])
+    spool.append(
+        CATALOGUE, [Movie(event_id="c1", movie_id="m1", title="x" * (2 << 20)), Movie(event_id="c2", movie_id="m2")]
+    )
+    sent += fill(spool, 50, start=52)
+    with closing(Relay(spool, conf)) as relay:
+        drain(relay)
+        assert relay.dead == 3
+        assert relay.state == "closed"
+    events = in_kafka(conf)
+    assert sorted(set(ids(events))) == sent
+    assert in_order(events)
+    assert ids(in_kafka(conf, CATALOGUE)) == ["c2"]
+    dead = [record.event for record in spool.tail(DEAD_LETTER, 0)]
+    assert {json.loads(letter.raw)["event_id"] for letter in dead} == {"e000050", "e000051", "c1"}
+    assert all(word in " ".join(letter.reason for letter in dead) for word in ("Kafka refuses", "user_id", "bytes"))
+    assert set(ids(in_kafka(conf, DEAD_LETTER))) == {letter.event_id for letter in dead}
