@@ -1,5 +1,5 @@
 """All drills, in the order of the table. A new one is a file with `DRILLS`, and a name here."""
 
-from tests.faults.drills import power_loss
+from tests.faults.drills import every_step, power_loss
 
-DRILLS = (*power_loss.DRILLS,)
+DRILLS = (*power_loss.DRILLS, *every_step.DRILLS)

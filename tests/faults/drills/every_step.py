@@ -1,0 +1,161 @@
+"""A fault at every step: the N-th call of a process fails, alone or with all after it, N = 1, 2, … until a run is clean.
+
+Whatever failed, the process says so in plain sentences and ends by itself; then it runs once more without a fault, as
+after a restart, and all is there. The intake makes good by itself what failed alone. (strace counts in each thread, and
+the archive writes in ever new ones: there what fails fails again.)
+"""
+
+import itertools
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from conf.home import Home
+from events.archive import FILE, SCHEMAS, read_topic
+from events.event import DEAD_LETTER, EVENTS
+from events.log import LocalLog
+from events.store import FolderStore
+from tests.faults.drills import archiving, posting, strace
+from tests.faults.drills.drill import ENOUGH, Drill, Tally
+from tests.faults.drills.strace import NONE, Ended, Fault
+from tests.faults.drills.viewers import day, rating
+
+KINDS = {  # calls that fail alike, and with which errors
+    "openat": ("EIO", "EROFS", "EMFILE"),
+    "mkdir": ("EROFS", "ENOSPC"),
+    "read,pread64": ("EIO",),
+    "mmap": ("ENOMEM",),
+    "write,pwrite64,ftruncate,fallocate": ("ENOSPC", "EIO"),
+    "fsync,fdatasync": ("EIO", "ENOSPC"),
+    "rename": ("EIO", "ENOSPC"),
+    "unlink": ("EIO",),
+}
+EVERY = 100_000  # as many cycles as there are steps
+FAULTY, CLEAN = [1, 1, 300], [ENOUGH]  # sizes of batches: of the process that meets the fault, and of the one after it
+DAYS = 3  # that the archived events are of
+Cycle = Callable[[Fault, Path, Tally], Ended]
+
+
+def store(fault: Fault, folder: Path, tally: Tally) -> Ended:
+    """A cycle: the intake stores, in a log that it makes."""
+    home, name = Home(folder / "home").open(), folder.name
+    ended = _posting(home, f"{name}a", FAULTY, fault, tally)
+    assert fault.lasting or len(tally.acknowledged) == sum(FAULTY), f"{fault}: {ended.lines}"
+    again = _posting(home, f"{name}b", CLEAN, NONE, tally)
+    assert again.lines == [f"acknowledged {name}b-0"], f"after {fault}: {again.lines}"
+    with LocalLog(home.log) as log:
+        ids = [record.event.event_id for record in log.iterate(EVENTS)]
+        assert not log.count(DEAD_LETTER), fault
+    tally.check(ids, ids)
+    return ended
+
+
+def archive(fault: Fault, folder: Path, tally: Tally) -> Ended:
+    """A cycle: a log that is there is archived. What counts as stored is what the archive holds in the end."""
+    home = Home(folder / "home").open()
+    events = [rating(f"{folder.name}-{n}", n % DAYS) for n in range(ENOUGH)]
+    tally.sent.update(event.event_id for event in events)
+    with LocalLog(home.log) as log:
+        log.append(EVENTS, events)
+    tally.acknowledged |= tally.sent
+    ended = _archiving(home, fault)
+    assert _archiving(home, NONE).lines == ["done"], f"after {fault}"
+    rows = read_topic(FolderStore(home.history), EVENTS, ["event_id"])["event_id"].to_pylist()
+    tally.check(rows, rows)
+    return ended
+
+
+def _posting(home: Home, name: str, sizes: list[int], fault: Fault, tally: Tally) -> Ended:
+    sent = {batch: {e.event_id for e in events} for batch, events in posting.batches(name, sizes).items()}
+    tally.sent.update(*sent.values())
+    words = [str(home.root), name, *map(str, sizes)]
+    ended = strace.run(posting.__name__, words, fault, _log(home), home.root.parent)
+    _plain(ended, fault)
+    for line in ended.lines:
+        if line.startswith("acknowledged"):
+            tally.acknowledged |= sent[line.split()[1]]
+    return ended
+
+
+def _archiving(home: Home, fault: Fault) -> Ended:
+    topic = home.history / EVENTS
+    days = [topic / f"day={day(n)}" for n in range(DAYS)]
+    files = [folder / name for folder in days for name in (FILE, FILE.replace(".parquet", ".part"))]
+    marks = [home.history / name for name in (".lock", *(f".{topic}.again" for topic in SCHEMAS))]
+    on = [*_log(home), home.archiving, home.history, *marks, topic, *days, *files]
+    ended = strace.run(archiving.__name__, [str(home.root)], fault, on, home.root.parent)
+    _plain(ended, fault)
+    return ended
+
+
+def _log(home: Home) -> list[Path]:
+    """Files of the log, and the folder that holds their names."""
+    return [home.root, *(Path(f"{home.log}{part}") for part in ("", "-wal", "-shm", "-journal"))]
+
+
+def _plain(ended: Ended, fault: Fault) -> None:
+    """The process ended by itself, and what it says of its trouble are plain sentences."""
+    assert ended.status == 0, f"{fault}: ended with {ended.status}: {ended.said}"
+    assert "Traceback" not in ended.said, f"{fault}: {ended.said}"
+    for line in ended.lines:
+        assert line.startswith(("acknowledged ", "refused ", "done")), f"{fault}: {line}"
+
+
+def every(cycle: Cycle, folder: Path, cycles: int) -> Tally:
+    """All faults in turn or, for a short form, some of each kind."""
+    tally, number = Tally(), itertools.count()
+
+    def one(fault: Fault, counted: Tally) -> Ended:
+        place = folder / f"n{next(number)}"
+        place.mkdir()
+        counted.begin_anew()
+        ended = cycle(fault, place, counted)
+        shutil.rmtree(place)
+        return ended
+
+    clean = one(Fault(",".join(KINDS)), Tally())
+    steps = {kind: clean.most(kind) for kind in KINDS}
+    for fault in _chosen(steps, cycles):
+        assert one(fault, tally).injected, f"{fault} did not happen"
+    for kind, count in steps.items() if cycles == EVERY else ():
+        beyond = Fault(kind, KINDS[kind][0], count + 1)
+        assert not one(beyond, Tally()).injected, f"{kind}: more than {count} of them"
+    return tally
+
+
+def _chosen(steps: dict[str, int], cycles: int) -> list[Fault]:
+    chance = random.Random(6)
+    by_kind = [list(_faults(kind, count)) for kind, count in steps.items()]
+    if cycles == EVERY:
+        return [fault for faults in by_kind for fault in faults]
+    for faults in by_kind:
+        chance.shuffle(faults)
+    turns = itertools.zip_longest(*by_kind)
+    return [fault for turn in turns for fault in turn if fault][:cycles]
+
+
+def _faults(kind: str, steps: int) -> Iterator[Fault]:
+    for nth, error, lasting in itertools.product(range(1, steps + 1), KINDS[kind], (False, True)):
+        yield Fault(kind, error, nth, lasting)
+
+
+DRILLS = (
+    Drill(
+        "step-store",
+        "the N-th open, read, write, sync, … of a process that stores fails, for every N",
+        partial(every, store),
+        short=6,
+        long=EVERY,
+        needs=("strace",),
+    ),
+    Drill(
+        "step-archive",
+        "the N-th open, read, write, sync, rename, … of a process that archives fails, for every N",
+        partial(every, archive),
+        short=6,
+        long=EVERY,
+        needs=("strace",),
+    ),
+)
