@@ -27,7 +27,7 @@ class Tally:
     lost: set[str] = field(default_factory=set)  # acknowledged and stored nowhere
     unexpected: set[str] = field(default_factory=set)  # stored or read, and never sent
     doubles: int = 0  # times that a reader saw an id again
-    _before: int = 0  # acknowledged before this cycle
+    before: int = 0  # acknowledged before this cycle
 
     def until(self, cycles: int) -> Iterator[int]:
         """Numbers of cycles, until enough of them count. AssertionError where too many do not."""
@@ -46,8 +46,8 @@ class Tally:
             self.unexpected |= set(seen) - self.sent
         self.lost |= self.acknowledged - kept
         self.unexpected |= kept - self.sent
-        new = len(self.acknowledged) - self._before
-        self._before = len(self.acknowledged)
+        new = len(self.acknowledged) - self.before
+        self.before = len(self.acknowledged)
         if new < ENOUGH:
             self.void += 1
         else:
@@ -56,7 +56,7 @@ class Tally:
 
     def begin_anew(self) -> None:
         """The next cycle begins with nothing stored."""
-        self.sent, self.acknowledged, self._before = set(), set(), 0
+        self.sent, self.acknowledged, self.before = set(), set(), 0
 
     @property
     def holds(self) -> bool:

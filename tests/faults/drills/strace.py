@@ -36,9 +36,6 @@ class Fault:
         ]
 
 
-NONE = Fault("none")
-
-
 @dataclass(frozen=True)
 class Ended:
     """A process that has ended: its status, the lines on its standard output, what it said on its standard error."""
