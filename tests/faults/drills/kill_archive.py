@@ -1,4 +1,4 @@
-"""`kill -9` of the process that archives, at any moment, while events come in. The history lives on from kill to kill."""
+"""`kill -9` of the process that archives, at any moment, while events come in; on one history all along."""
 
 import random
 import subprocess
