@@ -207,6 +207,40 @@ def data_simulate(
     return 0
 
 
+@data.command("follow")
+def data_follow(
+    topic: Annotated[str, typer.Option(help="The site's topic of text lines, as it is called in Kafka.")],
+    group: Annotated[str, typer.Option(help="Consumer group; this home's own where none is named.")] = "",
+    start: Annotated[
+        Literal["beginning", "end"], typer.Option("--from", help="Where a group that is new begins.")
+    ] = "beginning",
+    once: Annotated[bool, typer.Option("--once", help="End at the end that is there now.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Read a topic in Kafka as it grows, until Ctrl-C; repeating goes on. Where Kafka is: settings section `kafka`.
+
+    Example: `GREENLIGHT_KAFKA__SERVERS=broker:9092 greenlight data follow --topic movielog1`
+    """
+    from pipelines.follow import follow
+    from pipelines.loop import asked_to_end
+
+    home, settings = _home()
+    with _steps(f"{topic}: joining") as progress:
+        done = follow(
+            home,
+            settings,
+            topic,
+            group=group,
+            start=start,
+            once=once,
+            ended=asked_to_end().is_set,
+            say=lambda line: console.print(_escaped(line), soft_wrap=True),
+            progress=progress,
+        )
+    _print(done, as_json)
+    return 0
+
+
 @data.command("fetch")
 def data_fetch(
     name: Annotated[str, typer.Argument(help="`movielens-small`, `movielens-latest` or `movietweetings`.")],

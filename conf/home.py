@@ -157,6 +157,11 @@ class Home:
         return self.root / "archiving.json"
 
     @property
+    def following(self) -> Path:
+        """The name of the consumer group by which this home follows topics that are not its own."""
+        return self.root / "following"
+
+    @property
     def outbox(self) -> Path:
         """Letters, as .eml: what was delivered; in its folders what waits, and what could not be delivered."""
         return self.root / "outbox"

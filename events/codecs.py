@@ -56,10 +56,12 @@ def encode(event: AnyEvent) -> str:
     return event.model_dump_json()
 
 
-def decode(raw: bytes | None, source: str, position: int, rules: Rules | None = None) -> AnyEvent:
+def decode(
+    raw: bytes | None, source: str, position: int, rules: Rules | None = None, dialect: str = "record"
+) -> AnyEvent:
     """The event of one record: JSON, or with `rules` a text line too. `Unreadable` with the reason where it is neither.
 
-    source and position name the record in the dead letter: a topic and an offset.
+    source and position name the record in the dead letter: a topic and an offset. dialect: see `unreadable`.
     """
     try:
         if raw is None:
@@ -70,13 +72,13 @@ def decode(raw: bytes | None, source: str, position: int, rules: Rules | None = 
         fields, _ = json_fields(text, rules) if text.startswith("{") else line_fields(text, rules)
         return ANY_EVENT.validate_python(fields)
     except ValidationError as why:
-        return unreadable(raw, source, position, plain_reason(why))
+        return unreadable(raw, source, position, plain_reason(why), dialect)
     except BadRecord as why:
-        return unreadable(raw, source, position, str(why))
+        return unreadable(raw, source, position, str(why), dialect)
 
 
 def unreadable(raw: bytes | None, source: str, position: int, reason: str, dialect: str = "record") -> Unreadable:
-    """The dead letter's record. Its id depends on position and content, not on the source's name."""
+    """The dead letter's record. Its id depends on dialect, position and content, not on the source's name."""
     text = "" if raw is None else raw.decode("utf-8", "backslashreplace")
     return Unreadable(
         event_id=content_id(f"unreadable {dialect}", f"{position}\x00{text}"),

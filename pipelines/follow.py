@@ -1,0 +1,221 @@
+"""`data follow`: what the streaming site writes into a topic in Kafka, line by line into the log, for as long as asked.
+
+Lines are stored first and their positions in the topic committed then; the id of an event comes from its line. So after
+`kill -9`, a rebalance or a position that was lost, lines may be read again, and add nothing. What cannot be read, and
+what was removed before it was read, is in the dead letter with partition and offset.
+"""
+
+import os
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from zoneinfo import ZoneInfo
+
+from conf.errors import PlainError
+from conf.home import Home
+from conf.settings import Settings
+from events.codecs import LINES, Rules, decode, unreadable
+from events.disk import write_whole
+from events.event import DEAD_LETTER, AnyEvent, Unreadable
+from events.kafka_link import KafkaAway
+from events.log import LocalLog, LogFull
+from events.sources.dialects import SCALES
+from events.sources.topic import Batch, Gap, Line, Start, Topic
+
+WAIT_S = 0.5  # for new lines, before it is asked whether to end
+LOOK_S = 5.0  # between two looks at how far the end is
+AGAIN_S = 1.0  # until a full log is tried again
+LONGEST = 128 << 10  # bytes of a line: whole in the dead letter, it fits into Kafka's largest record
+KEPT = 1000  # bytes of a longer one
+
+
+class FollowError(PlainError):
+    """A topic cannot be followed; the message says what to do."""
+
+
+@dataclass
+class Followed:
+    """What came of it. read = added + duplicates + unreadable."""
+
+    topic: str
+    group: str
+    read: int = 0
+    added: int = 0
+    duplicates: int = 0  # were stored already
+    unreadable: int = 0
+    gaps: int = 0  # spans that retention had removed
+    missed: int = 0  # lines in them
+    behind: int | None = None  # lines, as of the last look
+
+
+Say = Callable[[str], None]
+
+
+def follow(
+    home: Home,
+    settings: Settings,
+    topic: str,
+    *,
+    group: str = "",
+    start: Start = "beginning",
+    once: bool = False,
+    ended: Callable[[], bool],
+    say: Say = lambda line: None,
+    progress: Say = lambda line: None,
+) -> Followed:
+    """Read a topic into the log until `ended`, or, with `once`, until the end that was there at the start.
+
+    group: the consumer group, this home's own where none is named; start: where a new group begins. say gets what
+    people should know, progress how far it is.
+    """
+    if not settings.kafka.servers:
+        raise FollowError("no Kafka is named: set kafka.servers (GREENLIGHT_KAFKA__SERVERS=host:9092)")
+    home.open()
+    name = group or _own_group(home)
+    reader = Topic(settings.kafka, topic, name, start)
+    try:
+        with LocalLog(home.log) as log:
+            following = _Following(reader, log, settings, Followed(topic, name), ended, say, progress)
+            while not ended():
+                if not following.step() and once and following.at_the_end():
+                    break
+            following.end()
+    finally:
+        reader.close()
+    return following.done
+
+
+@dataclass
+class _Following:
+    reader: Topic
+    log: LocalLog
+    settings: Settings
+    done: Followed
+    ended: Callable[[], bool]
+    say: Say
+    progress: Say
+    looked_s: float = field(default_factory=time.monotonic)
+    read_then: int = 0  # lines, at the last look
+    away_since_s: float | None = None
+    bad: list[Unreadable] = field(default_factory=list)  # since the last look
+
+    def step(self) -> bool:
+        """One batch; whether there was any."""
+        batch = self.reader.read(WAIT_S)
+        some = bool(batch.lines or batch.gaps)
+        if some and self._store(batch):
+            self.reader.commit()
+        if time.monotonic() - self.looked_s > LOOK_S:
+            self.look()
+        return some
+
+    def at_the_end(self) -> bool:
+        try:
+            return self.reader.at_the_end()
+        except KafkaAway:
+            return False
+
+    def end(self) -> None:
+        if self.away_since_s is None:  # else there is nothing to see, after a long wait
+            self.look()
+
+    def look(self) -> None:
+        """How far it is, whether Kafka is there, and what could not be read."""
+        now_s = time.monotonic()
+        try:
+            self.done.behind = self.reader.behind()
+        except KafkaAway as why:
+            if self.away_since_s is None:
+                self.say(f"{why}; it is waited for, and nothing is lost meanwhile that its retention keeps")
+                self.away_since_s = now_s
+        else:
+            if self.away_since_s is not None:
+                self.say(f"Kafka is back after {now_s - self.away_since_s:.0f} s")
+            self.away_since_s = None
+        if self.bad:
+            first = self.bad[0]
+            self.say(
+                f"{len(self.bad)} that cannot be read, kept in the dead letter; the first: {first.source} at offset "
+                f"{first.line}: {first.reason}"
+            )
+        rate = (self.done.read - self.read_then) / max(now_s - self.looked_s, 1e-3)
+        waiting = "Kafka is away" if self.away_since_s is not None else f"{self.done.behind:,} behind"
+        self.progress(f"{self.done.topic}: {self.done.read:,} lines, {rate:,.0f}/s, {waiting}")
+        self.looked_s, self.read_then, self.bad = now_s, self.done.read, []
+
+    def _store(self, batch: Batch) -> bool:
+        """Whether it is stored: not where it was time to end before the log, which was full, had room for it."""
+        rules = _rules(self.settings)
+        lines = [_event(self.done.topic, line, rules) for line in batch.lines]
+        gaps = [_of_gap(self.done.topic, gap) for gap in batch.gaps]
+        said = ""
+        while True:
+            try:
+                stored = self.log.append_all([*lines, *gaps])
+                break
+            except LogFull as why:
+                if str(why) != said:
+                    self.say(f"{why}; the topic waits")
+                said = str(why)
+            if self.ended():
+                return False
+            time.sleep(AGAIN_S)
+        self._count(lines, batch.gaps, sum(part.added for topic, part in stored.items() if topic != DEAD_LETTER))
+        return True
+
+    def _count(self, lines: list[AnyEvent], gaps: list[Gap], added: int) -> None:
+        bad = [event for event in lines if isinstance(event, Unreadable)]
+        self.bad += bad
+        self.done.read += len(lines)
+        self.done.unreadable += len(bad)
+        self.done.added += added
+        self.done.duplicates += len(lines) - len(bad) - added
+        self.done.gaps += len(gaps)
+        self.done.missed += sum(gap.missing for gap in gaps)
+        for gap in gaps:
+            self.say(f"{_source(self.done.topic, gap)}: {_missing(gap)}; that is noted in the dead letter")
+
+
+def _rules(settings: Settings) -> Rules:
+    """As of now: what claims to be later than this is quarantined."""
+    scales = {str(dialect): scale for dialect, scale in settings.data.scales.items()}
+    return Rules(zone=ZoneInfo(settings.data.zone), scale=scales.get(LINES, SCALES[LINES]))
+
+
+def _event(topic: str, line: Line, rules: Rules) -> AnyEvent:
+    source = _source(topic, line)
+    if line.raw is not None and len(line.raw) > LONGEST:
+        reason = f"{len(line.raw):,} bytes; a line has at most {LONGEST:,}, so only the first {KEPT:,} are kept"
+        return unreadable(line.raw[:KEPT], source, line.offset, reason, source)
+    return decode(line.raw, source, line.offset, rules, source)
+
+
+def _of_gap(topic: str, gap: Gap) -> Unreadable:
+    source = _source(topic, gap)
+    return unreadable(b"", source, gap.first, _missing(gap), f"gap of {gap.missing} in {source}")
+
+
+def _missing(gap: Gap) -> str:
+    span = f"offset {gap.first}" if gap.missing == 1 else f"offsets {gap.first} to {gap.first + gap.missing - 1}"
+    return f"a gap: {span} were removed by the topic's retention before they were read"
+
+
+def _source(topic: str, place: Line | Gap) -> str:
+    """A partition, as Kafka's own tools name it."""
+    return f"{topic}-{place.partition}"
+
+
+def _own_group(home: Home) -> str:
+    """One name for all followers of this home, and another for every other home: a group shares the lines among its
+    members, so two homes in one would each get a part of them."""
+    if not home.following.exists():
+        part = home.following.with_name(f".following-{secrets.token_hex(4)}.part")
+        write_whole(part, f"greenlight-{secrets.token_hex(4)}".encode())
+        try:
+            os.link(part, home.following)  # unlike a rename, it leaves what another process has just made
+        except FileExistsError:
+            pass
+        finally:
+            part.unlink()
+    return home.following.read_text(encoding="utf-8").strip()
