@@ -5,6 +5,7 @@ twice and none is passed over. What retention had removed before it was read is 
 later is read from its beginning, wherever the group itself began.
 """
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, NamedTuple
@@ -74,7 +75,8 @@ class Topic:
         try:
             with self._plain():
                 found = self._polled(int(wait_s * 1000))
-        except KafkaAway:  # it is asked for by itself, and `behind` says so
+        except KafkaAway:  # `behind` says so
+            time.sleep(wait_s)
             return Batch([], [])
         if isinstance(found, list):
             return Batch([], found)
