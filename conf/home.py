@@ -102,6 +102,11 @@ class Home:
         return self.root / "kafka.json"
 
     @property
+    def cluster(self) -> Path:
+        """With Kafka: the id of the cluster to which this home belongs."""
+        return self.root / "kafka-cluster"
+
+    @property
     def aliases(self) -> Path:
         """What the aliases in MLflow were when they last agreed with the ledger: a change since then is a wish."""
         return self.root / "aliases.json"

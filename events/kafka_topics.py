@@ -44,7 +44,11 @@ def cluster_id(conf: Kafka) -> str:
 def same_cluster(conf: Kafka, note: Path) -> str:
     """The id of the cluster that answers, which `note` holds too: it is written at the first call. KafkaError where
     another cluster answers."""
-    found = cluster_id(conf)
+    return known_cluster(conf, note, cluster_id(conf))
+
+
+def known_cluster(conf: Kafka, note: Path, found: str) -> str:
+    """As `same_cluster`, where the id of the one that answers was found already."""
     try:
         known = note.read_text(encoding="utf-8").strip() if note.exists() else _remember(note, found)
     except (OSError, UnicodeDecodeError) as why:

@@ -26,7 +26,7 @@ ALLOWED = {  # who may import what; a name that ends in / is a folder
         "events/kafka_link.py",
         "events/kafka_log.py",
         "events/kafka_topics.py",
-        "events/mirror.py",
+        "events/kafka_partitions.py",
         "events/producing.py",
         "events/relay.py",
         "events/sources/topic.py",
