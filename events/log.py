@@ -349,6 +349,8 @@ class LocalLog:
         self.close()
 
     def _prepare(self, busy_timeout_ms: int) -> None:
+        if self._db.readonly("main"):  # what SQLite falls back to, for good, where opening to write failed once
+            raise LogError(f"{self.path} can only be read now: see to its rights and its disk, then repeat")
         self._db.set_busy_timeout(busy_timeout_ms)
         if not self._db.pragma("page_count"):  # a new file: the disk gets back what is not needed any more
             self._db.pragma("auto_vacuum", "INCREMENTAL")

@@ -155,6 +155,9 @@ class Intake:
                 post.tell(self._reply(batch, appended))
 
     def _opened(self) -> LocalLog:
+        if self._log is not None and self._log.gone:  # what it took in would be stored where nobody looks
+            self._log.close()
+            self._log = None
         if self._log is None:
             assert self._home is not None
             self._log = LocalLog(self._home.log, BUSY_MS)

@@ -143,6 +143,9 @@ class Journal:
         self._told += lost
 
     def _append(self, batch: list[Served]) -> None:
+        if self._log is not None and self._log.gone:
+            self._log.close()
+            self._log = None
         if self._log is None:
             assert self._home is not None
             self._log = LocalLog(self._home.log)

@@ -265,3 +265,17 @@ def test_a_log_that_cannot_be_written_is_503_and_slates_are_served(client: Calla
     home.log.rmdir()
     assert call("POST", "/v1/events", json=rating(1)).status_code == 200
     assert isinstance(stored(home)[0], Rating)
+
+
+def test_what_is_acknowledged_after_the_log_was_put_back_from_a_copy_is_in_that(post: Callable, home: Home) -> None:
+    assert post(rating(1)).json()["stored"] == 1
+    with LocalLog(home.log) as log:
+        log._db.execute("VACUUM INTO ?", (str(home.root / "copy.db"),))
+    for part in ("", "-wal", "-shm"):
+        (home.root / f"log.db{part}").unlink()
+    (home.root / "copy.db").rename(home.log)
+    assert post([rating(1), rating(2)]).json() == {
+        "accepted": 2, "stored": 1, "duplicates": 1, "quarantined": 0, "refused": []
+    }  # fmt: skip
+    assert [event.event_id for event in stored(home)] == ["e1", "e2"]
+    assert post.call("GET", "/recommend/u0").headers["x-rung"] == "model"

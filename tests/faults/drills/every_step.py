@@ -38,7 +38,7 @@ DAYS = 3  # that the archived events are of
 Cycle = Callable[[Fault, Path, Tally], Ended]
 
 
-def stores(fault: Fault, folder: Path, tally: Tally) -> Ended:
+def makes(fault: Fault, folder: Path, tally: Tally) -> Ended:
     """A cycle: the intake stores, in a log that it makes."""
     home, name = Home(folder / "home").open(), folder.name
     ended = _posting(home, f"{name}a", fault, tally)
@@ -52,6 +52,12 @@ def stores(fault: Fault, folder: Path, tally: Tally) -> Ended:
         assert not log.count(DEAD_LETTER), fault
     tally.check(ids, ids)
     return ended
+
+
+def stores(fault: Fault, folder: Path, tally: Tally) -> Ended:
+    """A cycle: the intake stores, in a log that is there."""
+    LocalLog(Home(folder / "home").open().log).close()
+    return makes(fault, folder, tally)
 
 
 def archives(fault: Fault, folder: Path, tally: Tally) -> Ended:
@@ -145,10 +151,18 @@ def _faults(kind: str, steps: int) -> Iterator[Fault]:
 
 DRILLS = (
     Drill(
+        "step-make",
+        "the N-th open, read, write, sync, … of a process that makes the log and stores fails, for every N",
+        partial(every, makes),
+        short=5,
+        long=EVERY,
+        needs=("strace",),
+    ),
+    Drill(
         "step-store",
         "the N-th open, read, write, sync, … of a process that stores fails, for every N",
         partial(every, stores),
-        short=6,
+        short=5,
         long=EVERY,
         needs=("strace",),
     ),
@@ -156,7 +170,7 @@ DRILLS = (
         "step-archive",
         "the N-th open, read, write, sync, rename, … of a process that archives fails, for every N",
         partial(every, archives),
-        short=6,
+        short=5,
         long=EVERY,
         needs=("strace",),
     ),
