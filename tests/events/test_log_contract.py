@@ -1,24 +1,25 @@
 """The contract of a log, run on every log there is: one suite, so that consumers need not know which one they read."""
 
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from events.event import EVENTS, IMPRESSIONS, Rating
+from events.kafka_log import KafkaLog
 from events.log import LocalLog, Log
 
 OpenLog = Callable[[], Log]
 
 
-def local(tmp_path: Path) -> OpenLog:
-    return lambda: LocalLog(tmp_path / "log.db")
-
-
-@pytest.fixture(params=[local])
+@pytest.fixture(params=["local", pytest.param("kafka", marks=pytest.mark.server)])
 def open_log(request: pytest.FixtureRequest, tmp_path: Path) -> OpenLog:
     """Opens the same log each time: another process, or the same one after a restart."""
-    return request.param(tmp_path)
+    if request.param == "local":
+        return lambda: LocalLog(tmp_path / "log.db")
+    conf = request.getfixturevalue("kafka").conf(topic_prefix=str(uuid.uuid4()))
+    return lambda: KafkaLog(conf)
 
 
 @pytest.fixture
