@@ -5,14 +5,18 @@ are shortened here, since the spool does the waiting. It has no bound on what is
 """
 
 import logging
-import socket
+import re
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from kafka import errors
+from kafka.net.compat import KafkaNetClient
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
 
 from conf.settings import Kafka
 from events.log import LogError
@@ -26,9 +30,24 @@ class KafkaAway(KafkaError):
     """No broker answers, or not in time: the same thing may work later."""
 
 
-PROBE_S = 3.0  # for a look at why TLS fails
+PROBES = 5  # looks at why there is no connection
+HANDSHAKE_S = 3.0  # of waiting for a broker's part of a TLS handshake
 METADATA_MS = 10_000  # new partitions are seen after so long
 RECONNECT_MS = 1000  # the longest pause between two tries to reach a broker
+
+
+class Handshakes(NetworkSelector):
+    """kafka-python's loop, which by itself waits for the answer to a TLS handshake without end."""
+
+    def wait_read(self, fileobj: Any, timeout_at: float | None = None) -> Any:
+        if timeout_at is None and isinstance(fileobj, ssl.SSLSocket) and fileobj.version() is None:
+            timeout_at = time.monotonic() + HANDSHAKE_S
+        return super().wait_read(fileobj, timeout_at)
+
+
+class Link(KafkaNetClient):
+    def __init__(self, **configs: Any) -> None:
+        super().__init__(net=Handshakes(**configs), **configs)
 
 
 def client(conf: Kafka, **more: Any) -> dict[str, Any]:
@@ -49,6 +68,7 @@ def client(conf: Kafka, **more: Any) -> dict[str, Any]:
         "request_timeout_ms": timeout_ms,
         "bootstrap_timeout_ms": timeout_ms,
         "metadata_max_age_ms": METADATA_MS,
+        "kafka_client": Link,
         "reconnect_backoff_max_ms": RECONNECT_MS,
         **(login if conf.mechanism else {}),
         **more,
@@ -66,15 +86,65 @@ def plain_errors(conf: Kafka, doing: str) -> Iterator[None]:
 
 def plain(conf: Kafka, doing: str, why: BaseException) -> KafkaError:
     """One error of kafka-python as a plain sentence."""
-    where = f"Kafka at {conf.servers}"
+    if refusal := _refusal(conf, doing, why):
+        return KafkaError(refusal)
+    if not isinstance(why, errors.RetriableError):
+        return KafkaError(f"Kafka at {conf.servers}: {type(why).__name__} while {doing}")
+    found = _what_stands_in_the_way(conf)
+    if refusal := _refusal(conf, doing, found) or _distrust(conf, found):
+        return KafkaError(refusal)
+    if isinstance(found, errors.KafkaConnectionError) and "disconnected" in str(found):
+        wanted = "kafka.user and kafka.password" if conf.mechanism else "kafka.security tls, or a login"
+        return KafkaAway(f"Kafka at {conf.servers} ends every connection while {doing}: does it want {wanted}?")
+    waited = f"does not answer within {conf.timeout_s:g} s while {doing} ({type(why).__name__})"
+    return KafkaAway(f"Kafka at {conf.servers} {waited}")
+
+
+def _refusal(conf: Kafka, doing: str, why: BaseException | None) -> str:
     for kinds, sentence in REFUSALS.items():
         if isinstance(why, kinds):
-            return KafkaError(f"{where}: {sentence.format(doing=doing, user=conf.user or 'anonymous', conf=conf)}")
-    if isinstance(why, errors.RetriableError):
-        if distrust := _distrust(conf):
-            return KafkaError(f"{where}: {distrust}")
-        return KafkaAway(f"{where} does not answer within {conf.timeout_s:g} s while {doing} ({type(why).__name__})")
-    return KafkaError(f"{where}: {type(why).__name__} while {doing}")
+            return f"Kafka at {conf.servers}: {sentence.format(doing=doing, user=conf.user or 'anonymous', conf=conf)}"
+    return ""
+
+
+def _distrust(conf: Kafka, why: BaseException | None) -> str:
+    """Why there is no TLS with a broker that can be reached; empty where that is not the matter."""
+    if found := re.search(r"certificate verify failed: (.*) \(_ssl", str(why)):
+        return f"Kafka at {conf.servers}: its certificate is not trusted ({found[1]}): see kafka.authority"
+    if found := re.search(r"Handshake failed: \[SSL: (\w+)\]", str(why)):
+        return f"Kafka at {conf.servers} makes no TLS connection ({found[1].lower().replace('_', ' ')})"
+    return ""
+
+
+def _what_stands_in_the_way(conf: Kafka) -> BaseException | None:
+    """Why no connection comes about: kafka-python's clients try again until their time is over, and then do not tell.
+
+    A broker says that a login is wrong and hangs up; where both arrive at once only the latter is noticed. So it is
+    asked several times.
+    """
+    for _ in range(PROBES):
+        why = _connected(conf)
+        if not (conf.mechanism and isinstance(why, errors.KafkaConnectionError) and "disconnected" in str(why)):
+            break
+    return why
+
+
+def _connected(conf: Kafka) -> BaseException | None:
+    net = Handshakes()
+    manager = KafkaConnectionManager(net, **client(conf))
+
+    async def connect() -> None:
+        for broker in manager.cluster.bootstrap_brokers():
+            await manager.get_connection(broker.node_id, timeout_ms=int(1000 * min(HANDSHAKE_S, conf.timeout_s)))
+
+    try:
+        net.run(connect)
+    except errors.KafkaError as why:
+        return why
+    finally:
+        manager.close()
+        net.close()
+    return None
 
 
 REFUSALS: dict[tuple[type[BaseException], ...], str] = {
@@ -94,27 +164,6 @@ REFUSALS: dict[tuple[type[BaseException], ...], str] = {
     ): "it has fewer brokers than kafka.replication {conf.replication} asks for, while {doing}",
     (errors.PolicyViolationError,): "its policy forbids it, while {doing}",
 }
-
-
-def _distrust(conf: Kafka) -> str:
-    """What stands in the way of TLS with a broker that can be reached; kafka-python says only that it had no answer."""
-    if conf.security != "tls":
-        return ""
-    for server in conf.servers.split(","):
-        host, _, port = server.rpartition(":")
-        host = host.strip("[]")
-        try:
-            with socket.create_connection((host, int(port)), PROBE_S) as link:
-                link.settimeout(PROBE_S)
-                with _context(conf).wrap_socket(link, server_hostname=host):
-                    return ""
-        except ssl.SSLCertVerificationError as why:
-            return f"the certificate that {server} shows is not trusted ({why.verify_message}): see kafka.authority"
-        except ssl.SSLError as why:
-            return f"{server} makes no TLS connection ({(why.reason or 'no reason given').lower().replace('_', ' ')})"
-        except OSError:
-            continue
-    return ""
 
 
 def _password(conf: Kafka) -> str:

@@ -19,8 +19,11 @@ from kafka.errors import KafkaError
 
 from conf.settings import Kafka
 from events.kafka_link import client
+from models.shelf import load_file
 from pipelines.broker import Node
 
+certificates = load_file(Path(__file__).with_name("certificates.py")).certificates
+LOGIN = "SCRAM-SHA-512"
 START_S = 120.0
 STOP_S = 60.0
 
@@ -45,9 +48,20 @@ def _is_free(port: int) -> bool:
 
 
 class Broker:
-    """One node. `servers` is where clients begin; `conf()` the settings with which Greenlight finds it."""
+    """One node. `servers` is where clients begin; `conf()` the settings with which Greenlight finds it.
 
-    def __init__(self, folder: Path, node: Node | None = None, servers: str = "") -> None:
+    settings: of `conf()`, beside the servers. inside: a port without TLS and login, where it has one for itself.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        node: Node | None = None,
+        servers: str = "",
+        settings: dict[str, Any] | None = None,
+        inside: int = 0,
+        users: dict[str, str] | None = None,
+    ) -> None:
         if node is None:
             port, controller = free_ports(2)
             node = Node(folder / "kafka", port, controller)
@@ -55,9 +69,15 @@ class Broker:
         self.servers = servers or f"127.0.0.1:{node.port}"
         self.log = node.folder / "broker.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self._settings, self._inside = settings or {}, inside or node.port
+        self._users = users or {}
 
     def conf(self, **more: Any) -> Kafka:
-        return Kafka.model_validate({"servers": self.servers, **more})
+        return Kafka.model_validate({"servers": self.servers, **self._settings, **more})
+
+    def inside(self, **more: Any) -> Kafka:
+        """As who may do everything."""
+        return Kafka.model_validate({"servers": f"127.0.0.1:{self._inside}", **more})
 
     def start(self) -> Self:
         """Begin, and wait until it answers."""
@@ -67,7 +87,7 @@ class Broker:
 
     def begin(self) -> None:
         """Start the process, on the data that is there."""
-        command = self.node.prepare()
+        command = self.node.prepare(*(f"--add-scram={LOGIN}=[name={n},password={p}]" for n, p in self._users.items()))
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=output, cwd=self.node.folder)
 
@@ -110,9 +130,9 @@ class Broker:
 
     def _sees(self) -> int:
         try:
-            with socket.create_connection(("127.0.0.1", self.node.port), 5):
+            with socket.create_connection(("127.0.0.1", self._inside), 5):
                 pass
-            admin = KafkaAdminClient(**client(Kafka(servers=f"127.0.0.1:{self.node.port}", timeout_s=5)))
+            admin = KafkaAdminClient(**client(self.inside(timeout_s=5)))
         except (OSError, KafkaError):
             return 0
         try:
@@ -121,6 +141,37 @@ class Broker:
             return 0
         finally:
             admin.close()
+
+
+def secured(folder: Path) -> Broker:
+    """One that lets in who trusts its new authority and logs in: `greenlight`, who may do everything, and `guest`, who
+    may do nothing; the authority is `conf().authority`."""
+    authority, certificate = certificates(folder, "127.0.0.1")
+    port, inside, controller = free_ports(3)
+    login = f"listener.name.sasl_ssl.{LOGIN.lower()}.sasl.jaas.config"
+    listeners = {"SASL_SSL": port, "INSIDE": inside}
+    addresses = [f"{name}://127.0.0.1:{at}" for name, at in listeners.items()]
+    more = {
+        "listeners": ",".join([*addresses, f"CONTROLLER://127.0.0.1:{controller}"]),
+        "advertised.listeners": ",".join(addresses),
+        "listener.security.protocol.map": "SASL_SSL:SASL_SSL,INSIDE:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "inter.broker.listener.name": "INSIDE",
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": str(certificate),
+        "sasl.enabled.mechanisms": LOGIN,
+        login: "org.apache.kafka.common.security.scram.ScramLoginModule required;",
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:ANONYMOUS;User:greenlight",
+    }
+    users = {"greenlight": "Correct Horse", "guest": "battery staple"}
+    settings = {
+        "security": "tls",
+        "authority": str(authority),
+        "mechanism": LOGIN,
+        "user": "greenlight",
+        "password": users["greenlight"],
+    }
+    return Broker(folder, Node(folder / "kafka", port, controller, more=more), "", settings, inside, users)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from pipelines.outbox import deliver, letters, post, trouble
 TO = ("ann@example.org", "bob@example.org", "cyd@example.org")
 LETTER = Letter("moved: retrain now", "Viewers rate lower.\n.\nA line with a dot alone is before this one.")
 PATIENCE_S = 60.0
+certificates = load_file(Path(__file__).with_name("certificates.py")).certificates
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +34,8 @@ def made() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def pems(made: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return made.certificates(tmp_path_factory.mktemp("pems"), "localhost", "127.0.0.1")
+def pems(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return certificates(tmp_path_factory.mktemp("pems"), "localhost", "127.0.0.1")
 
 
 @pytest.fixture
@@ -176,7 +177,7 @@ def test_a_server_that_is_away_or_another_one(
     post(home, settings, LETTER)
     assert "refused" in deliver(home, settings).trouble
     assert "cannot be reached" in deliver(home, reaching(1, host="nowhere.invalid"), at_once=True).trouble
-    _, other = made.certificates(tmp_path, "mail.example.net")
+    _, other = certificates(tmp_path, "mail.example.net")
     faults, port = serve(other)
     for authority in (pems[0], tmp_path / "authority.pem"):  # signed by a stranger; signed for another name
         said = deliver(home, reaching(port, authority), at_once=True).trouble
