@@ -64,7 +64,8 @@ class Node:
         self.folder.mkdir(parents=True, exist_ok=True)
         settings.write_text("".join(f"{name}={value}\n" for name, value in self.properties.items()))
         if not (self.folder / "data" / "meta.properties").exists():
-            formatted = ["format", "-t", self.cluster, "-c", str(settings), *format_with]
+            named = f"--cluster-id={self.cluster}"  # in one word: an id may begin with a dash
+            formatted = ["format", named, "-c", str(settings), *format_with]
             _run([*java(), "kafka.tools.StorageTool", *formatted])
         return [*java(), "kafka.Kafka", str(settings)]
 
