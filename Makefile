@@ -7,7 +7,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export BENTOML_DO_NOT_TRACK := true
 
-.PHONY: demo test quick drills lint services lock audit bench-serving bench-live bench-models bench-training pictures clean
+.PHONY: demo test quick drills lint services lock audit bench-serving bench-live bench-events bench-models bench-training pictures clean
 
 demo: .venv/installed  ## the whole loop, from nothing to a served, explained, gated recommender
 	$(BIN)/greenlight demo $(ARGS)
@@ -40,6 +40,9 @@ bench-serving: .venv/installed  ## /recommend beside bare Starlette, native Bent
 
 bench-live: .venv/installed  ## tails while events pour in, the archive runs and releases are swapped; times to effect
 	$(BIN)/python -m benchmarks.live $(ARGS)
+
+bench-events: .venv/installed services  ## storing, draining and serving with and without Kafka, beside bare parts
+	$(BIN)/python -m benchmarks.events $(ARGS)
 
 bench-models: .venv/installed  ## quality, speed and size of every model; writes docs/models.md
 	$(BIN)/python -m benchmarks.models $(ARGS)

@@ -8,10 +8,8 @@ poured as fast as the target asks for a minute, with memory and what was stored.
 
 import argparse
 import json
-import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -29,7 +27,7 @@ from rich.table import Table
 
 from benchmarks.load import Plan, Result
 from benchmarks.pour import Poured, Pouring
-from benchmarks.running import ROOT, up
+from benchmarks.running import child, up
 from conf.home import Home
 from conf.settings import Settings, load
 from events.archive import archive
@@ -94,7 +92,7 @@ def tails(service: Service, args: argparse.Namespace) -> int:
     beside: dict[str, Callable[[threading.Event], object]] = {
         "at rest": lambda over: None,
         f"{args.events:,} events a second": lambda over: _pour(service, args.events, longer_s),
-        "archive": lambda over: _child("live", {"archive": str(service.past), "seconds": longer_s}),
+        "archive": lambda over: child("live", {"archive": str(service.past), "seconds": longer_s}),
         "swaps, one every 2 s": lambda over: _swap_until(service, over),
     }
     found: dict[str, list[Result]] = {name: [] for name in beside}
@@ -126,7 +124,7 @@ def _drive(service: Service, rate: float, seconds: float) -> Result:
     head = f"Host: bench\r\nAuthorization: Bearer {service.key}\r\n\r\n"
     requests = [f"GET /recommend/{user}?k=20 HTTP/1.1\r\n{head}" for user in service.users]
     port = int(service.url.rpartition(":")[2])
-    return Result(**_child("load", asdict(Plan("127.0.0.1", port, CONNECTIONS, seconds, requests, rate))))
+    return Result(**child("load", asdict(Plan("127.0.0.1", port, CONNECTIONS, seconds, requests, rate))))
 
 
 def _swap_until(service: Service, over: threading.Event) -> None:
@@ -218,7 +216,7 @@ def _pour(service: Service, rate: int, seconds: float) -> Poured:
     with LocalLog(service.home.log) as log:
         first_ms = log.now_ms() + 1
     batch, whom = min(500, rate // 10), (service.users, service.movies)
-    return Poured(**_child("pour", asdict(Pouring(service.url, service.key, rate, batch, seconds, first_ms, *whom))))
+    return Poured(**child("pour", asdict(Pouring(service.url, service.key, rate, batch, seconds, first_ms, *whom))))
 
 
 def _catch_up_s(service: Service) -> float:
@@ -273,17 +271,6 @@ def _asked(release: Path) -> tuple[list[str], list[str]]:
 
 def _headers(service: Service) -> dict[str, str]:
     return {"Authorization": f"Bearer {service.key}"}
-
-
-def _child(module: str, plan: dict[str, Any]) -> dict[str, Any]:
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        file.write(json.dumps(plan))
-        file.flush()
-        command = [sys.executable, "-m", f"benchmarks.{module}", file.name]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=dict(os.environ))
-    if done.returncode != 0:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout)
 
 
 def _archive(plan: dict[str, Any]) -> None:

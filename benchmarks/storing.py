@@ -1,0 +1,198 @@
+"""What it takes to store events: the local log beside bare parts of it, and the relay beside a bare producer.
+
+Every peer is given events of the same kind and stores their JSON. They take turns, so that noise hits all alike; what
+is compared are medians of one run.
+"""
+
+import os
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from kafka import KafkaProducer
+
+from conf.settings import Kafka
+from events.codecs import encode
+from events.event import EVENTS, Rating
+from events.kafka_link import client
+from events.kafka_topics import ensure_topics, topic_name
+from events.log import LocalLog
+from events.producing import BATCH_BYTES, LINGER_MS
+from events.relay import Relay
+
+START_MS = 1_700_000_000_000
+
+
+class Took(NamedTuple):
+    """Of one append, in ms, and acknowledged events a second."""
+
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+
+
+class Store(Protocol):
+    """`append` returns when the events are durable."""
+
+    def append(self, events: Sequence[Rating]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Ours:
+    def __init__(self, folder: Path, conf: Kafka) -> None:
+        self._log = LocalLog(folder / "log.db")
+        self.close = self._log.close
+
+    def append(self, events: Sequence[Rating]) -> None:
+        self._log.append(EVENTS, events)
+
+
+class Sqlite:
+    """One table with unique ids; the journal and the syncs of the log."""
+
+    def __init__(self, folder: Path, conf: Kafka) -> None:
+        self._db = sqlite3.connect(folder / "bare.db", isolation_level=None)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute(
+            "CREATE TABLE records (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, body BLOB NOT NULL)"
+        )
+        self.close = self._db.close
+
+    def append(self, events: Sequence[Rating]) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        rows = [(event.event_id, _body(event)) for event in events]
+        self._db.executemany("INSERT INTO records (id, body) VALUES (?, ?)", rows)
+        self._db.execute("COMMIT")
+
+
+class Direct:
+    """Straight to the broker, acknowledged by every replica in sync: one broker, which does not sync each record."""
+
+    def __init__(self, folder: Path, conf: Kafka) -> None:
+        self._topic = topic_name(conf, EVENTS)
+        self._producer = KafkaProducer(**client(conf, acks="all", enable_idempotence=True))
+        self.close = self._producer.close
+
+    def append(self, events: Sequence[Rating]) -> None:
+        sent = [self._producer.send(self._topic, _body(event), event.user_id.encode()) for event in events]
+        for future in sent:
+            future.get(60)
+
+
+class Lines:
+    """Appended to a file, which is synced."""
+
+    def __init__(self, folder: Path, conf: Kafka) -> None:
+        self._file = os.open(folder / "lines.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def append(self, events: Sequence[Rating]) -> None:
+        os.write(self._file, b"".join(_body(event) + b"\n" for event in events))
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+STORES: dict[str, Callable[[Path, Kafka], Store]] = {
+    "local log": Ours,
+    "SQLite alone, same durability": Sqlite,
+    "kafka-python, acks=all": Direct,
+    "file append + fsync": Lines,
+}
+
+
+def appends(folder: Path, conf: Kafka, batch: int, seconds: float) -> dict[str, Took]:
+    """Appends of `batch` events by one caller. The stores take turns, append by append: noise hits all alike."""
+    conf, fresh = own_topics(conf), events()
+    stores = {name: make(folder, conf) for name, make in STORES.items()}
+    times: dict[str, list[float]] = {name: [] for name in stores}
+    until = time.perf_counter() + seconds
+    try:
+        while time.perf_counter() < until:
+            for name, store in stores.items():
+                times[name].append(_timed(store, [next(fresh) for _ in range(batch)]))
+    finally:
+        for store in stores.values():
+            store.close()
+    return {name: _took(batch, sorted(each)) for name, each in times.items()}
+
+
+def drains(folder: Path, conf: Kafka, backlog: int, rounds: int) -> tuple[list[float], list[float]]:
+    """Records a second, by round: of the relay, from a spool with a backlog, and of a bare producer."""
+    relayed, bare = [], []
+    with LocalLog(folder / "backlog.db") as spool:
+        fresh = events()
+        for _ in range(0, backlog, 10_000):
+            spool.append(EVENTS, [next(fresh) for _ in range(min(10_000, backlog))])
+        bodies = list(spool.bodies([EVENTS]))
+    for number in range(rounds):
+        place = folder / f"round-{number}"
+        place.mkdir()
+        with sqlite3.connect(folder / "backlog.db") as whole, sqlite3.connect(place / "log.db") as copy:
+            whole.backup(copy)
+        relayed.append(_relayed(place / "log.db", own_topics(conf), len(bodies)))
+        bare.append(_bare(bodies, own_topics(conf)))
+    return relayed, bare
+
+
+def events() -> Iterator[Rating]:
+    """Ratings with ids of their own, by many viewers."""
+    made = uuid.uuid4().hex[:8]
+    for n in count():
+        yield Rating(
+            event_id=f"{made}-{n}", ts=START_MS + n, user_id=f"viewer-{n % 5000}", movie_id=f"movie-{n % 900}",
+            rating=4, scale=5,
+        )  # fmt: skip
+
+
+def own_topics(conf: Kafka) -> Kafka:
+    """The settings, with topics that nobody else uses, made."""
+    conf = conf.model_copy(update={"topic_prefix": f"bench-{uuid.uuid4().hex[:8]}"})
+    ensure_topics(conf)
+    return conf
+
+
+def _body(event: Rating) -> bytes:
+    return encode(event).encode()
+
+
+def _timed(store: Store, events: Sequence[Rating]) -> float:
+    begun = time.perf_counter()
+    store.append(events)
+    return time.perf_counter() - begun
+
+
+def _took(batch: int, ordered: list[float]) -> Took:
+    p50, p99 = (1000 * ordered[int(len(ordered) * share)] for share in (0.5, 0.99))
+    return Took(batch * len(ordered) / sum(ordered), p50, p99)
+
+
+def _relayed(spool: Path, conf: Kafka, records: int) -> float:
+    with LocalLog(spool) as log:
+        relay, begun = Relay(log, conf), time.perf_counter()
+        while relay.delivered < records:
+            relay.step()
+        took = time.perf_counter() - begun
+        relay.close()
+    return records / took
+
+
+def _bare(bodies: list[bytes], conf: Kafka) -> float:
+    """The same batches as the relay's, with keys that are there already, nothing bounded and nothing committed."""
+    keys, topic = [b"viewer-%d" % (n % 5000) for n in range(len(bodies))], topic_name(conf, EVENTS)
+    begun = time.perf_counter()
+    producer = KafkaProducer(
+        **client(conf, acks="all", enable_idempotence=True, batch_size=BATCH_BYTES, linger_ms=LINGER_MS)
+    )
+    for key, body in zip(keys, bodies, strict=True):
+        producer.send(topic, body, key)
+    producer.flush()
+    took = time.perf_counter() - begun
+    producer.close()
+    return len(bodies) / took
