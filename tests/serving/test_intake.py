@@ -2,8 +2,6 @@
 
 import gzip
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -191,69 +189,6 @@ def test_more_than_may_wait_is_answered_503(client: Callable, home: Home) -> Non
     assert set(statuses) == {200, 503}
     assert len(stored(home)) == 50 * statuses.count(200)
     assert call("POST", "/v1/events", json=rating(1)).status_code == 200
-
-
-FULL = """
-import asyncio, json, os, sys, time
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-import httpx
-from conf.home import Home
-from conf.settings import Settings
-from serving.intake import Intake
-from serving.metrics import Metrics
-from serving.reading import Call, Refused
-
-home = Home(Path(sys.argv[2])).open()
-intake = Intake(home, Settings(), Metrics())
-intake.start()
-
-def batch(number, size=200):
-    return json.dumps([{"kind": "click", "event_id": f"e{number}-{n}", "ts": 1700000000000, "user_id": "u" * 200,
-                        "movie_id": "m" * 200} for n in range(size)]).encode()
-
-async def post(number):
-    async def receive():
-        return {"type": "http.request", "body": batch(number), "more_body": False}
-    try:
-        return (await intake.post(Call({"headers": []}, receive, 0.0, "r"))).status
-    except Refused as why:
-        print(why, dict(why.headers), file=sys.stderr)
-        return why.status
-
-async def main():
-    got = [await post(number) for number in range(40)]
-    (home.root / "ballast").unlink()
-    return got, await post(1000)
-
-(home.root / "ballast").write_bytes(b"x" * (2 << 20))
-got, after = asyncio.run(main())
-intake.close()
-print(json.dumps({"got": got, "after": after}))
-"""
-
-
-def test_a_full_disk_is_503_and_what_was_acknowledged_stays(tmp_path: Path, need: Callable[[str], str]) -> None:
-    """A disk of 4 MB fills up under posts; with room again they are taken again."""
-    unshare, disk = need("unshare"), tmp_path / "disk"
-    disk.mkdir()
-    (tmp_path / "full.py").write_text(FULL)
-    script = (
-        f"mount -t tmpfs -o size=4m none {disk} && "
-        f"{sys.executable} {tmp_path}/full.py {ROOT} {disk}/home && "
-        f'{sys.executable} -c \'import apsw; print(apsw.Connection("{disk}/home/log.db")'
-        '.execute("SELECT count(*) FROM records").fetchone()[0])\''
-    )
-    command = [unshare, "--map-root-user", "--mount", "sh", "-c", script]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
-    seen, count = json.loads(done.stdout.splitlines()[0]), int(done.stdout.splitlines()[1])
-    assert seen["got"][0] == 200
-    assert seen["got"][-1] == 503
-    assert seen["after"] == 200
-    assert count == 200 * (seen["got"].count(200) + 1)
-    assert "no space is left" in done.stderr
-    assert "retry-after" in done.stderr
 
 
 def test_a_log_that_cannot_be_written_is_503_and_slates_are_served(client: Callable, home: Home) -> None:

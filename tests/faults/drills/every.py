@@ -1,5 +1,12 @@
 """All drills, in the order of the table. A new one is a file with `DRILLS`, and a name here."""
 
-from tests.faults.drills import every_step, kill_archive, kill_serving, power_loss
+from tests.faults.drills import every_step, kill_archive, kill_serving, poison, power_loss, small_disk
 
-DRILLS = (*power_loss.DRILLS, *every_step.DRILLS, *kill_serving.DRILLS, *kill_archive.DRILLS)
+DRILLS = (
+    *power_loss.DRILLS,
+    *every_step.DRILLS,
+    *small_disk.DRILLS,
+    *poison.DRILLS,
+    *kill_serving.DRILLS,
+    *kill_archive.DRILLS,
+)

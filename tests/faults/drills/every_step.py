@@ -20,7 +20,7 @@ from events.store import FolderStore
 from tests.faults.drills import archiving, posting, strace
 from tests.faults.drills.drill import ENOUGH, Drill, Tally
 from tests.faults.drills.strace import Ended, Fault
-from tests.faults.drills.viewers import day, rating
+from tests.faults.drills.viewers import day, ids_in, rating
 
 KINDS = {  # calls that fail alike, and with which errors
     "openat": ("EIO", "EROFS", "EMFILE"),
@@ -48,7 +48,7 @@ def makes(fault: Fault, folder: Path, tally: Tally) -> Ended:
         tally.sent.update(event.event_id for event in more)
         log.append(EVENTS, more)
         tally.acknowledged.update(event.event_id for event in more)
-        ids = [record.event.event_id for record in log.iterate(EVENTS)]
+        ids = ids_in(log)
         assert not log.count(DEAD_LETTER), fault
     tally.check(ids, ids)
     return ended

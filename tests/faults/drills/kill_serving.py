@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Self
 
 import httpx
-import orjson
 import psutil
 
 from conf.home import Home
 from conf.settings import Door, Serving, Settings
-from events.event import DEAD_LETTER, EVENTS
+from events.event import DEAD_LETTER
 from events.log import LocalLog
 from mlflow_server.building import build
 from mlflow_server.ledger import SigningKey
@@ -27,6 +26,7 @@ from pipelines.package import package
 from pipelines.serve import Server, serve
 from tests.faults.drills.drill import ENOUGH, Drill, Tally
 from tests.faults.drills.posting import batches, body
+from tests.faults.drills.viewers import ids_in
 
 TINY = Path(__file__).parents[2] / "serving" / "tiny.py"
 SETTINGS = Settings(serving=Serving(workers=1), door=Door(anonymous=("read", "events"), anonymous_per_minute=1_000_000))
@@ -93,7 +93,7 @@ def run(folder: Path, cycles: int) -> Tally:
                     server = serve(home, SETTINGS, port=int(server.url.rsplit(":")[-1]))
                 _again(server)
             with LocalLog(home.log) as log:
-                ids = [orjson.loads(stored)["event_id"] for stored in log.bodies([EVENTS])]
+                ids = ids_in(log)
                 assert not log.count(DEAD_LETTER)
             tally.check(ids, ids)
     finally:

@@ -30,14 +30,14 @@ def body(events: list[AnyEvent]) -> bytes:
     return orjson.dumps([event.model_dump(exclude_none=True) for event in events])
 
 
-async def _post(intake: Intake, content: bytes) -> str:
+async def post(intake: Intake, content: bytes, kind: bytes = b"application/json") -> str:
     """Empty where the events were acknowledged, else why not."""
 
     async def receive() -> Message:
         return {"type": "http.request", "body": content, "more_body": False}
 
     try:
-        reply = await intake.post(Call({"headers": []}, receive, 0.0, "drill"))
+        reply = await intake.post(Call({"headers": [(b"content-type", kind)]}, receive, 0.0, "drill"))
     except Refused as why:
         return f"{why.status} {why}"
     return "" if reply.status == 200 else f"{reply.status} {reply.body.decode()}"
@@ -46,7 +46,7 @@ async def _post(intake: Intake, content: bytes) -> str:
 async def _all(intake: Intake, name: str, sizes: list[int]) -> None:
     for batch, events in batches(name, sizes).items():
         for _ in range(TRIES):
-            why = await _post(intake, body(events))
+            why = await post(intake, body(events))
             print(f"refused {why}" if why else f"acknowledged {batch}", flush=True)
             if not why:
                 break

@@ -14,7 +14,7 @@ from events.event import EVENTS
 from events.log import LocalLog, LogError
 from tests.faults.drills.drill import ENOUGH, Drill, Tally
 from tests.faults.drills.forgetful import Disk
-from tests.faults.drills.viewers import rating
+from tests.faults.drills.viewers import ids_in, rating
 
 SHARES = (0.0, 0.5, 1.0)  # of the unsynced sectors that survive; in turn
 MOST_CALLS = 600  # the power fails at one of so many calls of SQLite's after enough was acknowledged
@@ -48,7 +48,7 @@ def run(folder: Path, cycles: int, opened: Callable[[Path], LocalLog] = LocalLog
         place = folder / f"after-{cycle}"
         disk.after_power_loss(place, chance, SHARES[cycle % len(SHARES)])
         with LocalLog(place / "log.db") as log:
-            read = [record.event.event_id for record in log.iterate(EVENTS)]
+            read = ids_in(log)
             assert anew or done <= log.committed(EVENTS, "reader") <= log.newest()
         tally.check(read, read)
         if anew:
