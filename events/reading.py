@@ -25,6 +25,13 @@ def reading_log(home: Home, settings: Settings) -> Path:
     return home.log
 
 
+def nothing_yet(home: Home, settings: Settings) -> str:
+    """Why there is no log to read, and what to do, in words."""
+    if settings.kafka.servers:
+        return f"nothing has come through Kafka into {home.root} yet: greenlight up runs the relay and the mirror"
+    return f"{home.root} holds no data yet: import some first (greenlight data import movietweetings)"
+
+
 def mirror_of(home: Home) -> LocalLog:
     """The mirror, for the one who fills it. A new one begins beyond all offsets of the spool, and of a mirror that was
     lost: no log takes in a million events a second all its life."""

@@ -22,7 +22,7 @@ from conf.settings import Settings
 from events.codecs import Fields, Rules, unreadable, validated
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, AnyEvent, BadRecord
 from events.log import BATCH, LocalLog, LogError
-from events.reading import reading_log
+from events.reading import nothing_yet, reading_log
 from events.sources import movietweetings
 from events.sources.dialects import SCALES, USUAL_UNITS, DialectError, Reader, readers
 from events.sources.files import Line, Source, SourceError, from_path, from_standard_input
@@ -111,7 +111,7 @@ def export_data(
     """
     read = reading_log(home, settings)
     if not read.exists():
-        raise DataError(f"{home.root} holds no data yet: import some first (greenlight data import movietweetings)")
+        raise DataError(nothing_yet(home, settings))
     topics = [EVENTS, CATALOGUE, IMPRESSIONS] + ([DEAD_LETTER] if dead_letter else [])
     try:
         with LocalLog(read) as log:

@@ -15,7 +15,9 @@ from events.event import EVENTS
 from events.log import LocalLog
 from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Ledger
+from pipelines.batch_mode import batch_mode
 from pipelines.behind import alarming, next_command, words
+from pipelines.kafka_state import noted
 from pipelines.limited import output_of
 from pipelines.loop import read_json
 from pipelines.outbox import FAILED, WAITING, letters, trouble
@@ -117,6 +119,24 @@ def lag(home: Home, settings: Settings) -> Iterator[Part]:
         yield Part("lag", "broken", what, next_command(home, late[0].behind.group), since)
     elif found:
         yield Part("lag", "ok", "; ".join(f"{behind.name} {words(behind)}" for behind in found))
+
+
+def mirror(home: Home, settings: Settings) -> Iterator[Part]:
+    """Whether what comes through Kafka is read, where Kafka is configured."""
+    told, helps = noted(home, "mirror"), f"tail {home.logs / 'mirroring.log'}"
+    if not settings.kafka.servers:
+        return
+    if not told:
+        yield Part("mirror", "empty", "nothing was read from Kafka yet", "greenlight up")
+    elif running(home) and wall_ms() - told["beat_wall_ms"] > SILENT_MS:
+        yield Part("mirror", "broken", "it gives no sign of life", helps, int(told["beat_wall_ms"]))
+    elif told["away_wall_ms"]:
+        said = batch_mode(home, settings) or "nothing comes through Kafka"
+        yield Part("mirror", "broken", f"{said}: {told['trouble']}", helps, int(told["away_wall_ms"]))
+    else:
+        odd = f"{told['unreadable']:,} unreadable and {told['gaps']:,} gaps are in the dead letter"
+        what = f"{told['behind']:,} records behind Kafka; {odd}, as of {when(told['beat_wall_ms'])}"
+        yield Part("mirror", "ok", what)
 
 
 def aliases(home: Home) -> Iterator[Part]:

@@ -29,7 +29,7 @@ from events.archive import archive
 from events.clock import now_ms
 from events.disk import sync
 from events.log import LocalLog
-from events.reading import reading_log
+from events.reading import nothing_yet, reading_log
 from events.store import Store, history_store, locked
 from mlflow_server.ledger import Decision, Entry, Ledger
 from monitoring import drift_plots, evidently_report
@@ -40,6 +40,7 @@ from monitoring.gates.audience import AudienceEvidence, differs
 from monitoring.letter import Plot
 from monitoring.outcomes import Rates
 from pipelines import outbox
+from pipelines.batch_mode import batch_mode
 from pipelines.drift_letter import Told, letter, web_page
 from pipelines.movement import DRIFT, REPORT, Reference, earlier_runs, reference_for
 from pipelines.outcomes import rates
@@ -98,7 +99,7 @@ def drift(home: Home, settings: Settings, progress: Callable[[str], None] = lamb
     """Judge the traffic of the last `drift.window_days` and keep the report. ReportError where there is no data yet."""
     read = reading_log(home, settings)
     if not read.exists():
-        raise ReportError(f"{home.root} holds no data yet: import some first (greenlight data import movietweetings)")
+        raise ReportError(nothing_yet(home, settings))
     store = history_store(home, settings.storage)
     progress("bringing the archive up to date")
     with LocalLog(read) as log:
@@ -172,7 +173,7 @@ def _kept(
 ) -> DriftReport:
     """Write the folder whole, then the ledger: a report that the ledger names is there."""
     folder = home.reports / DRIFT / decision.subject
-    told = _told(seen, found, decision, settings)
+    told = _told(seen, found, decision, settings, batch_mode(home, settings))
     plots = drift_plots.plots(found)
     with locked(home.reports / DRIFT):
         files = _write(folder, seen, found, told, plots)
@@ -207,14 +208,14 @@ def _kept(
     )
 
 
-def _told(seen: _Seen, found: tuple[Found, ...], decision: Decision, settings: Settings) -> Told:
+def _told(seen: _Seen, found: tuple[Found, ...], decision: Decision, settings: Settings, note: str) -> Told:
     reference = seen.reference
     words = reference if isinstance(reference, str) else f"{reference.words} ({_days(reference.span)})"
     moved = [in_words(column) for column in found if column.moved]
     return Told(
         verdict=WORDS[decision.verdict],
         day=_day(seen.span.until_ms - 1),
-        sentences=(_verdict(decision), *moved),
+        sentences=(_verdict(decision), *moved, *([note] if note else [])),
         found=found,
         window=_days(seen.span),
         reference=words,

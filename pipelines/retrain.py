@@ -34,6 +34,7 @@ from mlflow_server.in_charge import standing
 from mlflow_server.ledger import Entry, Ledger
 from monitoring.letter import Letter, Section
 from pipelines import experiment, limited, outbox
+from pipelines.batch_mode import batch_mode
 from pipelines.movement import drift_reports, unanswered_movement
 from pipelines.package import package_champion
 from pipelines.train import train
@@ -87,6 +88,8 @@ def retrain(
                 outcome, f"{waits}, so a newer challenger waits: greenlight experiment status.", drift=said
             )
         why = why or f"asked for by {actor}"
+        if note := batch_mode(home, settings):
+            why = f"{why}. {note}"
         book.append(RETRAINING, {"why": why, "drift": said}, actor=actor, ts=now_ms(home, settings))
         report(f"retraining, since {why}")
         training = train(

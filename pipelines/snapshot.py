@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,10 @@ from events.archive import archive, read_topic, write_parquet
 from events.disk import sync
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS
 from events.log import LocalLog, LogError
-from events.reading import reading_log
+from events.reading import nothing_yet, reading_log
 from events.store import StoreError, history_store, locked
 from models.interactions import Catalogue, Interactions, Unrated
+from pipelines.batch_mode import batch_mode
 from pipelines.statistics import statistics_of
 
 FORMAT = 2
@@ -57,13 +58,14 @@ class Snapshot:
     folder: Path
     interactions: Interactions
     statistics: dict[str, Any]
+    note: str = ""  # what it does not rest on, in batch mode
 
 
 def cut(home: Home, settings: Settings, progress: Callable[[int], None] | None = None) -> Snapshot:
     """Archive what is new in the log, cut the history and return the snapshot. Repeating it gives the same one."""
     read = reading_log(home, settings)
     if not read.exists():
-        raise SnapshotError(f"{home.root} holds no data yet: import some first (greenlight data import movietweetings)")
+        raise SnapshotError(nothing_yet(home, settings))
     try:
         store = history_store(home, settings.storage)
         with LocalLog(read) as log:
@@ -76,7 +78,7 @@ def cut(home: Home, settings: Settings, progress: Callable[[int], None] | None =
             tables = _tables(events, movies, settings.snapshot)
             counted = {"events": len(events) + len(movies), "unreadable": unreadable}
             statistics = statistics_of(*tables[:3], **counted, offset=_offset(events, reached))
-            return _keep(home.snapshots, tables, statistics)
+            return replace(_keep(home.snapshots, tables, statistics), note=batch_mode(home, settings))
     except (LogError, StoreError) as why:
         raise SnapshotError(str(why)) from why
     except OSError as why:

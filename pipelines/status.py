@@ -11,6 +11,7 @@ from conf.home import Home
 from conf.settings import SECRETS, Settings
 from events.event import DEAD_LETTER, EVENTS
 from events.log import LocalLog
+from events.reading import reading_log
 from events.store import begun
 from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Ledger
@@ -30,8 +31,10 @@ def parts(home: Home, settings: Settings) -> list[Part]:
         return [
             Part("home", "empty", f"{home.root} does not exist yet", "greenlight demo, or greenlight data import FILE")
         ]
-    found = [_checked(name, look, home) for name, look in _LOOKS.items()]
-    looks = health.LOOKS | {"lag": partial(health.lag, settings=settings)}
+    found = [_checked("log", partial(_log, settings=settings), home)]
+    found += [_checked(name, look, home) for name, look in _LOOKS.items()]
+    with_settings = {"lag": health.lag, "mirror": health.mirror}
+    looks = health.LOOKS | {name: partial(look, settings=settings) for name, look in with_settings.items()}
     return found + [part for name, look in looks.items() for part in _all_checked(name, look, home)]
 
 
@@ -64,8 +67,8 @@ def _all_checked(name: str, look: Callable[[Home], Iterator[Part]], home: Home) 
         ]
 
 
-def _log(home: Home) -> Part:
-    read = home.mirror if home.kafka.exists() else home.log
+def _log(home: Home, settings: Settings) -> Part:
+    read = reading_log(home, settings)
     if not read.exists():
         return Part("log", "empty", "no event has come in", "greenlight data import FILE")
     with LocalLog(read) as log:
@@ -143,7 +146,6 @@ def _bento(home: Home) -> Part:
 
 
 _LOOKS: dict[str, Callable[[Home], Part]] = {
-    "log": _log,
     "history": _history,
     "snapshot": _snapshot,
     "ledger": _ledger,

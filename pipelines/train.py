@@ -70,6 +70,8 @@ def train(
         fit = inputs.judge(inputs.InputsEvidence.of(snapshot.id, snapshot.statistics, book.now), settings.inputs)
         book.record(fit)
         told(f"snapshot {snapshot.id[:12]}: {len(snapshot.interactions):,} interactions; gate inputs: {fit.verdict}")
+        if snapshot.note:
+            told(snapshot.note)
         if fit.verdict != "pass":
             return _untrained(snapshot, fit, book)
         work = _work(home, settings, snapshot, trials, minutes, seed, told)

@@ -6,6 +6,7 @@
     reconcile    aliases in MLflow and the ledger are kept in agreement
     schedule     what runs by a clock: prune, and all that a week of the loop needs
     mailing      letters leave the outbox; one is written when a job is overdue
+    mirroring    where Kafka is configured: what came through it is what everything reads
 
 `up.json` in the home says how each one is; the lock beside it is held as long as the supervisor lives. Children are
 known by a variable that they were given, so one that outlives a killed supervisor is ended by the next.
@@ -35,7 +36,8 @@ from pipelines.strays import end_marked
 from serving.keys import first_key
 
 LOOPS = ("archiving", "reconcile", "schedule", "mailing")
-CHILDREN = ("registry", "api", *LOOPS)
+WITH_KAFKA = ("mirroring",)
+CHILDREN = ("registry", "api", *LOOPS, *WITH_KAFKA)
 TICK_S = 0.1
 STOP_S = 20.0  # the longest that children may take to end by themselves, all together
 BEAT_S = 2.0  # `up.json` is written at least so often
@@ -175,7 +177,7 @@ def _children(home: Home, settings: Settings, tell: Callable[[str], None]) -> It
     service = api(home, settings, api_port(settings))
     yield _child(home, "registry", pages, tell, answers="/health")
     yield _child(home, "api", service, tell, answers="/livez", waits_for=lambda: _no_bento(home))
-    for name in LOOPS:
+    for name in (*LOOPS, *(WITH_KAFKA if settings.kafka.servers else ())):
         command = [sys.executable, "-m", f"pipelines.{name}"]
         yield _child(home, name, Start(command, "", home.root, home.environment()), tell)
 

@@ -1,0 +1,94 @@
+"""The loop that mirrors: it says how it is, and in batch mode everything that rests on the spool says so."""
+
+import time
+
+import pytest
+
+from conf.home import Home
+from conf.settings import InputsGate, Settings, Train
+from events.clock import wall_ms
+from events.event import CATALOGUE, EVENTS, Movie, Rating
+from events.log import LocalLog
+from mlflow_server.ledger import Ledger
+from pipelines import status
+from pipelines.batch_mode import batch_mode
+from pipelines.kafka_state import noted
+from pipelines.mirroring import Mirroring, run
+from pipelines.report import drift
+from pipelines.retrain import RETRAINED, retrain
+from pipelines.snapshot import SnapshotError, cut
+
+START, DAY = 1_700_000_000_000, 86_400_000
+NOWHERE = {"servers": "127.0.0.1:9", "timeout_s": 1, "batch_after_minutes": 0.001}
+SAYS = "read from the spool since"
+
+
+@pytest.fixture
+def conf() -> Settings:
+    """Kafka is configured, and nobody answers there."""
+    red = InputsGate(min_interactions=10**9)
+    return Settings.model_validate({"kafka": NOWHERE, "inputs": red, "train": Train(models=())})
+
+
+def rating(number: int, ts: int = 0) -> Rating:
+    who, what = f"u{number % 9}", f"m{number % 5}"
+    return Rating(event_id=f"e{number}", ts=ts or START + number, user_id=who, movie_id=what, rating=4, scale=5)
+
+
+@pytest.fixture
+def away(home: Home, conf: Settings) -> Home:
+    """A home in batch mode, with what came in taken in."""
+    with LocalLog(home.log) as log:
+        log.append(
+            CATALOGUE, [Movie(event_id=f"m{n}", movie_id=f"m{n}", title=str(n), genres=("G",)) for n in range(5)]
+        )
+        log.append(EVENTS, map(rating, range(40)))
+    loop, until = Mirroring(home, conf), time.monotonic() + 120
+
+    def wait(seconds: float) -> bool:
+        assert time.monotonic() < until, loop
+        time.sleep(min(seconds, 0.1))
+        return noted(home, "mirror").get("stored") == 45
+
+    run(loop, wait)
+    return home
+
+
+def test_until_then_nothing_has_come_in(home: Home, conf: Settings) -> None:
+    with LocalLog(home.log) as log:
+        log.append(EVENTS, [rating(1)])
+    with pytest.raises(SnapshotError, match="greenlight up"):
+        cut(home, conf)
+
+
+def test_batch_mode_is_said_wherever_it_matters(away: Home, conf: Settings) -> None:
+    told = noted(away, "mirror")
+    assert told["source"] == "spool"
+    assert 0 < told["away_wall_ms"] <= told["since_wall_ms"] <= wall_ms()
+    assert SAYS in batch_mode(away, conf)
+    assert batch_mode(away, Settings()) == "", "without Kafka there is no such thing"
+    (part,) = (part for part in status.parts(away, conf) if part.name == "mirror")
+    assert (part.state, part.since_wall_ms) == ("broken", told["away_wall_ms"])
+    assert SAYS in part.detail
+    assert "127.0.0.1:9" in part.detail
+    made = cut(away, conf)
+    assert SAYS in made.note
+    assert len(made.interactions) == 40
+    assert SAYS in drift(away, conf).sentences[-1]
+    assert retrain(away, conf, if_due=False, actor="ada").outcome == "refused"
+    last = list(Ledger.to_read(away.ledger, away.keys).entries(RETRAINED))[-1]
+    assert SAYS in last.body["why"]
+
+
+def test_a_home_that_cannot_be_written_is_said_once_and_got_over(
+    home: Home, conf: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    home.mirror.mkdir()  # where the file should be
+    loop = Mirroring(home, conf)
+    assert all(loop.step() > 0 for _ in range(3))
+    assert len([r for r in caplog.records if "nothing is mirrored" in r.message]) == 1
+    home.mirror.rmdir()
+    loop.step()
+    assert loop.trouble == ""
+    assert noted(home, "mirror")["trouble"]
+    loop.close()
