@@ -25,7 +25,7 @@ from events.event import EVENTS, AnyEvent, Unreadable
 from events.kafka_link import KafkaError
 from events.kafka_partitions import Moved, Partitions, Place, Span, Stored
 from events.kafka_topics import known_cluster
-from events.log import LocalLog
+from events.log import LocalLog, LogError
 from events.reading import TOPICS, mirror_of, opened
 
 log = logging.getLogger("greenlight.mirroring")
@@ -65,6 +65,8 @@ class Mirror:
     def step(self) -> int:
         """Take in what is next, or wait a little for it; how many records were new. Whatever Kafka does is in `trouble`
         and `source`."""
+        if self._log.gone:
+            raise LogError(f"{self.home.mirror} was taken away: it fills anew from what Kafka holds")
         if time.monotonic() >= self._again_s:
             try:
                 count = self._from_kafka()

@@ -9,6 +9,7 @@ from conf.settings import InputsGate, Settings, Train
 from events.clock import wall_ms
 from events.event import CATALOGUE, EVENTS, Movie, Rating
 from events.log import LocalLog
+from events.reading import reached
 from mlflow_server.ledger import Ledger
 from pipelines import status
 from pipelines.batch_mode import batch_mode
@@ -91,4 +92,20 @@ def test_a_home_that_cannot_be_written_is_said_once_and_got_over(
     loop.step()
     assert loop.trouble == ""
     assert noted(home, "mirror")["trouble"]
+    loop.close()
+
+
+def test_a_mirror_that_is_deleted_fills_again_by_itself(away: Home, conf: Settings) -> None:
+    loop, until = Mirroring(away, conf), time.monotonic() + 120
+    loop.step()
+    with LocalLog(away.mirror) as before:
+        newest = before.newest()
+    for file in away.root.glob("mirror.db*"):
+        file.unlink()
+    while not away.mirror.exists() or noted(away, "mirror").get("stored") != 45 or not reached(away, conf):
+        assert time.monotonic() < until
+        time.sleep(min(loop.step(), 0.1))
+    with LocalLog(away.mirror) as after:
+        assert after.count(EVENTS) == 40
+        assert after.begins >= newest
     loop.close()
