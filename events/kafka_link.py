@@ -158,7 +158,7 @@ REFUSALS: dict[tuple[type[BaseException], ...], str] = {
     (
         errors.MessageSizeTooLargeError,
         errors.RecordListTooLargeError,
-    ): "a record is larger than the topic takes (its max.message.bytes), while {doing}",
+    ): "a record is larger than 1 MiB or than the topic takes (its max.message.bytes), while {doing}",
     (
         errors.InvalidReplicationFactorError,
     ): "it has fewer brokers than kafka.replication {conf.replication} asks for, while {doing}",

@@ -23,7 +23,7 @@ ALLOWED = {  # who may import what; a name that ends in / is a folder
     "implicit": {"models/als.py", "benchmarks/"},
     "sklearn": {"models/lift.py"},
     "kafka": {
-        "events/kafka_clients.py",
+        "events/kafka_groups.py",
         "events/kafka_link.py",
         "events/kafka_log.py",
         "events/kafka_topics.py",
