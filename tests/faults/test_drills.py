@@ -10,7 +10,9 @@ from tests.faults.drills.every import DRILLS
 from tests.faults.drills.table import line, write
 
 
-@pytest.mark.parametrize("drill", [pytest.param(d, id=d.name, marks=[pytest.mark.server] * d.server) for d in DRILLS])
+@pytest.mark.parametrize(
+    "drill", [pytest.param(d, id=d.name, marks=[pytest.mark.server] * d.server) for d in DRILLS if d.short]
+)
 def test_the_short_form(drill: Drill, tmp_path: Path, need: Callable[[str], str]) -> None:
     for program in drill.needs:
         need(program)

@@ -70,7 +70,7 @@ class Drill:
     name: str  # as `make drills ARGS="--only NAME"` takes it
     does: str  # in words, for the table
     run: Callable[[Path, int], Tally]
-    short: int  # cycles in `make test`
+    short: int  # cycles in `make test`; 0: it takes too long for that
     long: int  # cycles in `make drills`
     needs: tuple[str, ...] = ()  # programs
     server: bool = False  # starts a server
