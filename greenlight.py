@@ -368,6 +368,44 @@ def precompute(as_json: Json = False) -> int:
 
 
 @app.command()
+def replay(
+    since: Annotated[str, typer.Option("--from", help="A day or a time, UTC where it names no zone.")],
+    until: Annotated[str, typer.Option("--to", help="Up to, not with, this day or time.")],
+    against: Annotated[int | None, typer.Option(help="A version, asked in the shadow; nobody gets its slates.")] = None,
+    speed: Annotated[float | None, typer.Option(help="1 as recorded; as fast as possible where none is named.")] = None,
+    service: Annotated[str, typer.Option(help="Address of another service than this home's own.")] = "",
+    key_file: Annotated[Path | None, typer.Option(help="File with an API key for it, of all scopes.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Recorded traffic once more, in time order, through the service or a candidate; what came, beside what was.
+
+    Example: `greenlight replay --from 2013-10-01 --to 2013-10-08 --against 3`
+    """
+    from pipelines.replay import replay as run
+
+    home, settings = _home()
+    with _steps("reading what is recorded") as progress:
+        done = run(
+            home,
+            settings,
+            since,
+            until,
+            against=against,
+            speed=speed,
+            service=service,
+            key_file=key_file,
+            progress=progress,
+        )
+    if as_json:
+        _print(done, as_json=True)
+    else:
+        told = {name: value for name, value in asdict(done).items() if value not in (None, {}) and name != "notes"}
+        _print(told, as_json=False)
+        print(*(f"- {note}" for note in done.notes), sep="\n")
+    return 0
+
+
+@app.command()
 def promote(
     version: Annotated[int, typer.Argument(help="The version's number, as the registry's pages show it.")],
     alias: Annotated[str, typer.Option(help="`champion`, or `challenger` to let it into an A/B.")] = "champion",

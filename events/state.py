@@ -139,7 +139,7 @@ def _archived(home: Home, settings: Settings, after: int) -> "pa.Table":
 
 def _acts_of_rows(table: "pa.Table") -> Iterable[Act]:
     for row in table.to_pylist():
-        if act := _act(row["offset"], row):
+        if act := act_of(row["offset"], row):
             yield act
 
 
@@ -147,7 +147,7 @@ def _acts(rows: Iterable[tuple[int, bytes]]) -> list[Act]:
     acts = []
     for offset, body in rows:
         try:
-            act = _act(offset, orjson.loads(body))
+            act = act_of(offset, orjson.loads(body))
         except orjson.JSONDecodeError:
             continue
         if act is not None:
@@ -155,7 +155,7 @@ def _acts(rows: Iterable[tuple[int, bytes]]) -> list[Act]:
     return acts
 
 
-def _act(offset: int, fields: Any) -> Act | None:
+def act_of(offset: int, fields: Any) -> Act | None:
     """The act of one record's fields; None where they are not whole."""
     try:
         kind, ts, user, movie = fields["kind"], fields["ts"], fields.get("user_id"), fields.get("movie_id")
