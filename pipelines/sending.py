@@ -159,7 +159,7 @@ class Service:
                 return
             if time.monotonic() > until:
                 raise SendingError(
-                    f"the workers of the service at {self.url} took more than {PATIENCE_S:g} s to take in what was posted: "
+                    f"the workers of the service at {self.url} did not take in what was posted in {PATIENCE_S:g} s: "
                     "greenlight status there says why"
                 )
             await asyncio.sleep(0.05)
