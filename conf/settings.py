@@ -313,6 +313,7 @@ class Retention(Section):
     bentos: Annotated[int, Field(ge=1)] = 3
     logged_models: Annotated[int, Field(ge=1)] = 20
     reports_days: Positive = 90  # letters that nobody waits for, too
+    log_days: Positive | None = None  # of the log that is read, what is older and archived goes; none: it stays whole
 
 
 def or_nothing(text: object) -> object:
@@ -441,7 +442,12 @@ class Kafka(Section):
     batch_after_minutes: Positive = 10  # without Kafka, until archive and retraining go by the spool
     spool_max_mb: Positive = 4096  # on disk; at this cap events are refused with 503
     spool_alarm_share: Share = 0.5  # of the cap, from which on it is an alarm
-    spool_keep_hours: Annotated[float, Field(ge=0)] = 24  # of what every group has passed
+    spool_keep_hours: Annotated[float, Field(ge=0)] = 24  # of what has gone to Kafka
+
+    @property
+    def cap_mb(self) -> float | None:
+        """How much the local log may hold; no bound where it is no spool."""
+        return self.spool_max_mb if self.servers else None
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:

@@ -41,7 +41,7 @@ CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY CHECK (one = 1), ms IN
 MOMENTS = "CREATE TABLE IF NOT EXISTS moments (offset INTEGER PRIMARY KEY, wall_ms INTEGER NOT NULL)"
 MOMENT_MS = 1000  # when a record was stored is known to a second: a moment is noted so often, at most
 MARKS = "CREATE TABLE IF NOT EXISTS marks (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
-BEGINS = "begins"  # the mark that holds it
+BEGINS, TRIMMED = "begins", "trimmed"  # marks of its own
 
 ADD = """
 INSERT INTO records (topic, event_id, body)
@@ -261,9 +261,9 @@ class LocalLog:
             pages = self._db.pragma("page_count") - self._db.pragma("freelist_count")
             return pages * self._db.pragma("page_size") / (1 << 20)
 
-    def trim(self, keep_ms: int, groups: Sequence[str], now_ms: int) -> int:
+    def trim(self, keep_ms: int, groups: Sequence[str], now_ms: int, most: int = 1 << 40) -> int:
         """Drop the records that every one of `groups` has passed and that were stored more than `keep_ms` before
-        `now_ms`, but for the newest of each topic; how many there were.
+        `now_ms`, but for the newest of each topic, and at most about so many; how many there were.
 
         It takes a small bite at a time, so that writers get between, and can be broken off anywhere.
         """
@@ -272,7 +272,11 @@ class LocalLog:
         for (topic,) in self._rows("SELECT DISTINCT topic FROM groups", ()):
             newest = self._value("SELECT max(offset) FROM records WHERE topic = ?", (topic,)) or 0
             passed = min(self.committed(topic, group) for group in groups)
-            while count := self._bite(DROP, (topic, min(old, passed, newest - 1), BITE)):
+            to, first = min(old, passed, newest - 1), self.first(topic)
+            if first is not None and first <= to and not self.trimmed:
+                with self._transaction("noting that it is trimmed"):
+                    self._mark({TRIMMED: str(now_ms)})
+            while dropped < most and (count := self._bite(DROP, (topic, to, BITE))):
                 dropped += count
             known = min(known, self._value(NEXT, (topic, passed)) or known)
         self._bite("DELETE FROM moments WHERE offset < (SELECT max(offset) FROM moments WHERE offset <= ?)", (known,))
@@ -315,6 +319,11 @@ class LocalLog:
     def begins(self) -> int:
         """The offset after which this log gave its own; 0 unless `begin_after` moved it."""
         return int(self.marks.get(BEGINS, 0))
+
+    @property
+    def trimmed(self) -> bool:
+        """Whether it ever dropped what it held."""
+        return TRIMMED in self.marks
 
     def gave(self, offset: int) -> bool:
         """Whether an offset may be one of this log's."""

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import orjson
@@ -30,7 +31,7 @@ from events.clock import wall_ms
 from events.codecs import unreadable
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, BadRecord
 from events.kafka_link import KafkaAway, KafkaError, plain
-from events.kafka_topics import ensure_topics, topic_name
+from events.kafka_topics import ensure_topics, same_cluster, topic_name
 from events.log import LocalLog
 from events.producing import REFUSED, Failure, Producing
 
@@ -79,8 +80,9 @@ class Line:
 class Relay:
     """`step` again and again. RelayError where another relay of this spool runs: the lock lives as long as this one."""
 
-    def __init__(self, spool: LocalLog, conf: Kafka) -> None:
-        self.spool, self.conf = spool, conf
+    def __init__(self, spool: LocalLog, conf: Kafka, cluster: Path | None = None) -> None:
+        """cluster: where the id of the cluster is noted, see `same_cluster`."""
+        self.spool, self.conf, self._cluster = spool, conf, cluster
         self._lock = _alone(spool)
         self._lines = deque(self._line(topic) for topic in KEYS)
         self._breaker = CircuitBreaker(FAILURES, FOREVER_S, exclude=[_not_kafkas], throw_new_error_on_trip=False)
@@ -138,6 +140,8 @@ class Relay:
     def _exchange(self) -> int:
         """One round. KafkaError where something failed, or nothing was heard for too long."""
         if self._kafka is None:
+            if self._cluster is not None:
+                same_cluster(self.conf, self._cluster)
             ensure_topics(self.conf)
             self._kafka = Producing(self.conf)
         self._fill(self._kafka)

@@ -1,4 +1,5 @@
-"""The loop that brings the archive up to date: `python -m pipelines.archiving`. `greenlight up` runs it.
+"""The loop that brings the archive up to date, and drops from the logs what is old: `python -m pipelines.archiving`.
+`greenlight up` runs it.
 
 `archiving.json` in the home says when it last did, or since when it cannot, and why: `status` reads it.
 """
@@ -15,11 +16,14 @@ from events.archive import archive
 from events.clock import wall_ms
 from events.log import LocalLog
 from events.reading import opened, reading_log
+from events.retention import trim_logs
 from events.store import Store, history_store
 from pipelines.loop import asked_to_end, speak, step_aside, write_json
 
 log = logging.getLogger("greenlight.archiving")
 
+TRIM_S = 60.0  # between two trimmings of the logs
+TRIMMED = 20_000  # records of a log that are dropped before the archive has its turn again
 REST = 4.0  # times what a step took: a fifth of the time, at most, goes into the archive
 
 
@@ -36,10 +40,12 @@ class Archiving:
     done_wall_ms: int = 0  # when the archive last held everything that the log did
     _log: LocalLog | None = None
     _store: Store | None = None
+    _trim_at: float = 0.0  # monotonic
 
     def step(self) -> None:
         """Archive what is new. A trouble is said once until it is another one, or over."""
         try:
+            self._trim()
             self._archive()
         except (PlainError, OSError) as why:
             self._broken(str(why))
@@ -62,6 +68,13 @@ class Archiving:
             return  # no event has come in yet
         self._store = self._store or history_store(self.home, self.settings.storage)
         self.events += archive(self._log, self._store)
+
+    def _trim(self) -> None:
+        """Now and then; at once again where more is left to drop."""
+        if time.monotonic() >= self._trim_at:
+            dropped = trim_logs(self.home, self.settings, TRIMMED)
+            if dropped < TRIMMED:
+                self._trim_at = time.monotonic() + TRIM_S
 
     def _broken(self, why: str) -> None:
         self.close()  # the next step begins afresh: the file may have been put back from a backup

@@ -17,7 +17,7 @@ from serving.lag import lags
 
 STALE_MS = 300_000  # a look that is older says nothing about now: letters may take a while between two
 
-LOOPS = {"archive": "archiving", "live": "api"}  # whose log says why a group is behind
+LOOPS = {"archive": "archiving", "live": "api", "relay": "relaying"}  # whose log says why a group is behind
 
 
 class Reader(BaseModel):

@@ -88,7 +88,7 @@ def import_data(
             _check_readable(reader)
             reader.file.check_packed()
         home.open()
-        with LocalLog(home.log) as log:
+        with LocalLog(home.log, max_mb=settings.kafka.cap_mb) as log:
             for reader in found:
                 _import_file(log, reader, tally, progress)
     except (SourceError, DialectError, LogError) as why:
@@ -115,6 +115,10 @@ def export_data(
     topics = [EVENTS, CATALOGUE, IMPRESSIONS] + ([DEAD_LETTER] if dead_letter else [])
     try:
         with LocalLog(read) as log:
+            if log.trimmed:
+                raise DataError(
+                    f"{read} no longer holds everything (retention.log_days): the history does, a Parquet file a day"
+                )
             if str(target) == "-":
                 return _write_lines(sys.stdout.buffer, log.bodies(topics), progress)
             if Path(target).exists() and not Path(target).is_file():  # a device or a pipe, which may not be replaced

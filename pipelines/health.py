@@ -22,6 +22,7 @@ from pipelines.limited import output_of
 from pipelines.loop import read_json
 from pipelines.outbox import FAILED, WAITING, letters, trouble
 from pipelines.overdue import late
+from pipelines.spool import fill
 from pipelines.up import running
 from serving.lag import lags
 from serving.report import WorkerReport, reports
@@ -119,6 +120,29 @@ def lag(home: Home, settings: Settings) -> Iterator[Part]:
         yield Part("lag", "broken", what, next_command(home, late[0].behind.group), since)
     elif found:
         yield Part("lag", "ok", "; ".join(f"{behind.name} {words(behind)}" for behind in found))
+
+
+def kafka(home: Home, settings: Settings) -> Iterator[Part]:
+    """Where Kafka is configured: whether the spool goes there, and how full it is."""
+    if settings.kafka.servers:
+        yield _relay(home)
+    if found := fill(home, settings):
+        helps = "bring Kafka back, or raise kafka.spool_max_mb" if found.alarming else ""
+        yield Part("spool", "broken" if found.alarming else "ok", found.sentence, helps)
+
+
+def _relay(home: Home) -> Part:
+    told, helps = noted(home, "relay"), f"tail {home.logs / 'relaying.log'}"
+    if not told:
+        return Part("relay", "empty", "nothing was sent to Kafka yet", "greenlight up")
+    beat, waits = int(told["beat_wall_ms"]), f"{int(told['lag']):,} records wait in the spool"
+    if running(home) and wall_ms() - beat > SILENT_MS:
+        return Part("relay", "broken", f"it gives no sign of life; {waits}", helps, beat)
+    if told["state"] != "closed":
+        what = f"the circuit breaker is {told['state']}: {told['reason']}; {waits}"
+        return Part("relay", "broken", what, helps, int(told["since_wall_ms"]))
+    dead = f"; {told['dead']:,} were refused and are in the dead letter" if told["dead"] else ""
+    return Part("relay", "ok", f"{told['delivered']:,} records went to Kafka, {waits}{dead}; as of {when(beat)}")
 
 
 def mirror(home: Home, settings: Settings) -> Iterator[Part]:

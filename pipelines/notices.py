@@ -9,6 +9,7 @@ from monitoring.letter import Letter, Section
 from pipelines.behind import Reader, next_command, words
 from pipelines.limited import STOPPED, Ended
 from pipelines.overdue import Late
+from pipelines.spool import Fill
 
 
 def of_ended(job: str, command: str, ended: Ended, began_wall_ms: int, output: Path) -> Letter:
@@ -43,4 +44,19 @@ def of_lag(home: Home, readers: Sequence[Reader]) -> Letter:
         subject=f"lag: {names}",
         summary=f"{names} cannot keep up with the log. Nothing is lost: what was acknowledged waits there.",
         sections=(Section("Behind", rows=rows), Section("Next", helps)),
+    )
+
+
+def of_spool(home: Home, fill: Fill) -> Letter:
+    """The log on this machine fills, since Kafka takes less than comes in."""
+    helps = (
+        "greenlight status",
+        f"tail {home.logs / 'relaying.log'}",
+        "raise kafka.spool_max_mb, where the disk has room",
+    )
+    said = f"{fill.sentence[0].upper()}{fill.sentence[1:]}"
+    return Letter(
+        subject=f"the spool fills: {fill.mb / fill.cap_mb:.0%}",
+        summary=f"{said}. What was acknowledged waits there; once it is full, events are refused and slates go on.",
+        sections=(Section("Next", helps),),
     )

@@ -33,7 +33,7 @@ def parts(home: Home, settings: Settings) -> list[Part]:
         ]
     found = [_checked("log", partial(_log, settings=settings), home)]
     found += [_checked(name, look, home) for name, look in _LOOKS.items()]
-    with_settings = {"lag": health.lag, "mirror": health.mirror}
+    with_settings = {"lag": health.lag, "kafka": health.kafka, "mirror": health.mirror}
     looks = health.LOOKS | {name: partial(look, settings=settings) for name, look in with_settings.items()}
     return found + [part for name, look in looks.items() for part in _all_checked(name, look, home)]
 

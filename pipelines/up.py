@@ -6,6 +6,7 @@
     reconcile    aliases in MLflow and the ledger are kept in agreement
     schedule     what runs by a clock: prune, and all that a week of the loop needs
     mailing      letters leave the outbox; one is written when a job is overdue
+    relaying     where Kafka is configured: the spool goes there
     mirroring    where Kafka is configured: what came through it is what everything reads
 
 `up.json` in the home says how each one is; the lock beside it is held as long as the supervisor lives. Children are
@@ -36,7 +37,7 @@ from pipelines.strays import end_marked
 from serving.keys import first_key
 
 LOOPS = ("archiving", "reconcile", "schedule", "mailing")
-WITH_KAFKA = ("mirroring",)
+WITH_KAFKA = ("relaying", "mirroring")
 CHILDREN = ("registry", "api", *LOOPS, *WITH_KAFKA)
 TICK_S = 0.1
 STOP_S = 20.0  # the longest that children may take to end by themselves, all together
@@ -133,7 +134,7 @@ def run(home: Home, settings: Settings, tell: Callable[[str], None], ready: Call
         home.logs.mkdir(exist_ok=True)
         jobs(settings.schedule, settings.clock)  # a time that is none is said here, not by a child again and again
         key = first_key(home, settings)
-        supervisor = Supervisor(home, list(_children(home, settings, tell)), key, tell, ready)
+        supervisor = Supervisor(home, list(children(home, settings, tell)), key, tell, ready)
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         before = {number: signal.signal(number, supervisor.ask) for number in numbers}
         try:
@@ -172,7 +173,8 @@ def mark(home: Home, name: str) -> str:
     return f"{home.root}:{name}"
 
 
-def _children(home: Home, settings: Settings, tell: Callable[[str], None]) -> Iterator[Child]:
+def children(home: Home, settings: Settings, tell: Callable[[str], None]) -> Iterator[Child]:
+    """What runs in a home, in the order in which it begins; none has begun."""
     pages = registry(home, settings, registry_port(settings))
     service = api(home, settings, api_port(settings))
     yield _child(home, "registry", pages, tell, answers="/health")

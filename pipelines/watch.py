@@ -8,9 +8,10 @@ from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings
 from pipelines.behind import LagAlarm, Reader
-from pipelines.notices import of_lag, of_overdue
+from pipelines.notices import of_lag, of_overdue, of_spool
 from pipelines.outbox import post
 from pipelines.overdue import SURE_S, Alarm, Late
+from pipelines.spool import Fill, SpoolAlarm
 
 log = logging.getLogger("greenlight.watch")
 
@@ -24,6 +25,7 @@ class Watch:
         self._looks: dict[str, Callable[[], None]] = {
             "whether jobs are overdue": Alarm(home, self._tell_late, sure_s).step,
             "lag": LagAlarm(home, settings, self._tell_lag).step,
+            "how full the spool is": SpoolAlarm(home, settings, self._tell_full).step,
         }
         self._said = dict.fromkeys(self._looks, "")
 
@@ -48,3 +50,7 @@ class Watch:
         for reader in readers:
             log.warning(reader.sentence)
         post(self.home, self.settings, of_lag(self.home, readers))
+
+    def _tell_full(self, fill: Fill) -> None:
+        log.warning("the spool fills: %s", fill.sentence)
+        post(self.home, self.settings, of_spool(self.home, fill))

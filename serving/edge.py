@@ -64,7 +64,7 @@ class Edge:
     def __init__(self, inner: ASGIApp, open_shelf: Callable[[], Shelf], home: Home | None, settings: Settings) -> None:
         self.inner, self.open_shelf, self.settings = inner, open_shelf, settings
         self.metrics, self.ids = Metrics(partial(lags, home, settings) if home else None), RequestIds()
-        self.journal = Journal(home, settings.serving.journal_capacity, self.metrics)
+        self.journal = Journal(home, settings.serving.journal_capacity, self.metrics, settings.kafka.cap_mb)
         self.shelf: Shelf | None = None
         self._answering: Answering | None = None
         self._cache: Cache | None = None

@@ -23,7 +23,7 @@ from conf.home import Home
 from conf.settings import Settings
 from events.clock import wall_ms
 from events.event import DEAD_LETTER
-from events.log import Appended, LocalLog, LogError
+from events.log import Appended, LocalLog, LogAtCap, LogError, LogFull
 from events.reading import opened
 from serving import reading
 from serving.metrics import Metrics
@@ -160,7 +160,7 @@ class Intake:
             self._log = None
         if self._log is None:
             assert self._home is not None
-            self._log = LocalLog(self._home.log, BUSY_MS)
+            self._log = LocalLog(self._home.log, BUSY_MS, self._settings.kafka.cap_mb)
         return self._log
 
     def _clock_ms(self, book: LocalLog) -> int:
@@ -225,4 +225,9 @@ def _form(headers: reading.Headers) -> tuple[bool, bool]:
 
 
 def _cause(why: LogError) -> str:
-    return "no space is left on the log's disk" if type(why).__name__ == "LogFull" else "the log cannot be written"
+    """What a caller may know of it."""
+    causes: dict[type[LogError], str] = {
+        LogAtCap: "the log holds as much as it may",
+        LogFull: "no space is left on the log's disk",
+    }
+    return causes.get(type(why), "the log cannot be written")

@@ -74,8 +74,8 @@ class Served(NamedTuple):
 class Journal:
     """`put` never blocks and never fails. `close` writes what waits, for a few seconds at most."""
 
-    def __init__(self, home: Home | None, capacity: int, metrics: Metrics) -> None:
-        self._home, self._capacity, self._metrics = home, capacity, metrics
+    def __init__(self, home: Home | None, capacity: int, metrics: Metrics, cap_mb: float | None = None) -> None:
+        self._home, self._capacity, self._metrics, self._cap_mb = home, capacity, metrics, cap_mb
         self._waiting: deque[Served] = deque()
         self._closing = threading.Event()
         self._writer = threading.Thread(target=self._write, name="journal", daemon=True)
@@ -148,5 +148,5 @@ class Journal:
             self._log = None
         if self._log is None:
             assert self._home is not None
-            self._log = LocalLog(self._home.log)
+            self._log = LocalLog(self._home.log, max_mb=self._cap_mb)
         self._log.append(IMPRESSIONS, [served.impression() for served in batch])

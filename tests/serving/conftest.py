@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from conf.home import Home
-from conf.settings import Cache, Door, Intake, Serving, Settings
+from conf.settings import Cache, Door, Intake, Kafka, Serving, Settings
 from mlflow_server.building import build
 from mlflow_server.ledger import SigningKey
 from mlflow_server.release import Release
@@ -89,6 +89,7 @@ def client(built: Callable[[str], Release], key: SigningKey, tmp_path: Path) -> 
         cache: Cache | None = None,
         door: dict[str, Any] | None = None,
         intake: dict[str, Any] | None = None,
+        kafka: dict[str, Any] | None = None,
         **serving: Any,
     ) -> Client:
         folder = tmp_path / f"release{len(made)}"
@@ -100,6 +101,7 @@ def client(built: Callable[[str], Release], key: SigningKey, tmp_path: Path) -> 
             cache=cache or Cache(),
             door=Door(**{"anonymous_per_minute": 1_000_000, **(door or {})}),
             intake=Intake(**(intake or {})),
+            kafka=Kafka(**(kafka or {})),
         )
         inner = Starlette(routes=[Route("/beneath", _beneath)])
         made.append(Client(Edge(inner, lambda: Shelf(Opened(folder, packaged, conf)), home, conf)))

@@ -214,3 +214,20 @@ def test_what_is_acknowledged_after_the_log_was_put_back_from_a_copy_is_in_that(
     }  # fmt: skip
     assert [event.event_id for event in stored(home)] == ["e1", "e2"]
     assert post.call("GET", "/recommend/u0").headers["x-rung"] == "model"
+
+
+def test_a_spool_at_its_cap_refuses_events_and_slates_are_served(client: Callable, home: Home) -> None:
+    call = client(home=home, door=MAY, journal_capacity=3, kafka={"servers": "127.0.0.1:9", "spool_max_mb": 0.2})
+    taken = 0
+    while (answer := call("POST", "/v1/events", json=[rating(taken + n) for n in range(200)])).status_code == 200:
+        taken += 200
+        assert taken < 10_000
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert "as much as it may" in answer.text
+    assert {call("GET", f"/recommend/u{n}").status_code for n in range(8)} == {200}
+    assert len(stored(home)) == taken > 0, "what was acknowledged is there, and nothing else"
+    assert call.metric("greenlight_impressions_dropped_total") == 5  # three wait
+    with LocalLog(home.log) as log:
+        log.commit(EVENTS, "relay", taken)
+        assert log.trim(0, ["relay"], 4_000_000_000_000) == taken - 1
+    assert call("POST", "/v1/events", json=rating(taken)).status_code == 200
