@@ -56,6 +56,7 @@ class Mirror:
         self.since_wall_ms = spool_since or wall_ms()  # of the source
         self.trouble = ""
         self.behind = 0  # records that Kafka held beyond what was read, at the last look
+        self.caught_up_wall_ms = self._look_wall_ms = wall_ms()  # all was read that Kafka held then
         self.stored = self.duplicates = self.unreadable = self.gaps = 0  # since the start
         self._positions: dict[Place, int] = {}
         self._spans: dict[Place, Span] = {}
@@ -80,8 +81,8 @@ class Mirror:
     @property
     def state(self) -> dict[str, Any]:
         """How it is, as plain values."""
-        told = ("source", "since_wall_ms", "away_wall_ms", "trouble", "behind", "stored", "duplicates")
-        return {name: getattr(self, name) for name in (*told, "unreadable", "gaps")}
+        told = ("source", "since_wall_ms", "away_wall_ms", "trouble", "behind", "caught_up_wall_ms")
+        return {name: getattr(self, name) for name in (*told, "stored", "duplicates", "unreadable", "gaps")}
 
     def close(self) -> None:
         self._kafka.close()
@@ -100,11 +101,14 @@ class Mirror:
             self._looked_s = float("-inf")
             return 0
         count = self._take(found, reached)
-        self._note_relayed()
+        if all(self._positions[place] >= span.end for place, span in self._spans.items()):
+            self.caught_up_wall_ms = self._look_wall_ms
+            self._note_relayed()
         return count
 
     def _look(self) -> None:
         """Find new partitions, and where what was to be read next is not there any more."""
+        began_wall_ms = wall_ms()
         relayed = self._committed_by_relay()  # before the ends: what is sent by then lies before them
         seen = self._kafka.look()
         known_cluster(self.conf, self.home.cluster, seen.cluster)
@@ -119,7 +123,7 @@ class Mirror:
             self._kafka.follow(positions)
         self._positions, self._spans, self._relayed = positions, seen.spans, relayed
         self.behind = sum(span.end - positions[place] for place, span in seen.spans.items())
-        self._looked_s = time.monotonic()
+        self._looked_s, self._look_wall_ms = time.monotonic(), began_wall_ms
 
     def _take(self, found: list[Stored], reached: dict[Place, int]) -> int:
         """Store records and how far they go; how many were new."""
@@ -144,7 +148,7 @@ class Mirror:
     def _note_relayed(self) -> None:
         """Where all was read that the last look saw, the mirror holds what the relay had sent by then: batch mode would
         begin behind that."""
-        if self._relayed and all(self._positions[place] >= span.end for place, span in self._spans.items()):
+        if self._relayed:
             marks = {_spool_mark(topic): str(offset) for topic, offset in self._relayed.items()}
             if any(self._log.marks.get(name) != value for name, value in marks.items()):
                 self._log.append_with((), marks)

@@ -17,7 +17,7 @@ from serving.lag import lags
 
 STALE_MS = 300_000  # a look that is older says nothing about now: letters may take a while between two
 
-LOOPS = {"archive": "archiving", "live": "api", "relay": "relaying"}  # whose log says why a group is behind
+LOOPS = {"archive": "archiving", "live": "api", "relay": "relaying", "mirror": "mirroring"}  # whose log says why
 
 
 class Reader(BaseModel):
@@ -74,9 +74,11 @@ def next_command(home: Home, group: str) -> str:
 
 
 def words(behind: Behind) -> str:
-    """`12,345 behind, the oldest 312 s old`."""
-    old = f", the oldest {behind.seconds:,.0f} s old" if behind.messages and behind.seconds is not None else ""
-    return f"{behind.messages:,} behind{old}"
+    """`12,345 behind, the oldest 312 s old`; `0 behind, as of 312 s ago` where it is not known since."""
+    if not behind.seconds:
+        return f"{behind.messages:,} behind"
+    age = f"the oldest {behind.seconds:,.0f} s old" if behind.messages else f"as of {behind.seconds:,.0f} s ago"
+    return f"{behind.messages:,} behind, {age}"
 
 
 def _last(home: Home) -> _Look:

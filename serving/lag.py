@@ -1,6 +1,6 @@
 """How far every reader of a home's log is behind it, for status, alarm and `/metrics`: the archive, the live state of
-each worker and, with Kafka, the relay behind the spool. Read from the logs and from what workers say of themselves, so
-it needs nobody to be up."""
+each worker and, with Kafka, the relay and the mirror. Read from the logs and from what workers and mirror say of
+themselves, so it needs nobody to be up."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from pydantic import BaseModel, ValidationError
 
 from conf.home import Home
 from conf.settings import Settings
@@ -20,14 +21,40 @@ from serving.report import reports
 
 log = logging.getLogger("greenlight.serving")
 
+SILENT_S = 60.0  # a mirror that has not caught up for so long does not know what it is behind
+
+
+class _Mirror(BaseModel):
+    source: str
+    behind: int  # records, at its last look
+    caught_up_wall_ms: int  # it has all that Kafka held then
+
+
+class _Told(BaseModel):
+    """What this reads of `kafka.json`."""
+
+    mirror: _Mirror
+
 
 def lags(home: Home, settings: Settings) -> list[Behind]:
     """Every reader, and what it has not taken yet. LogError where a log cannot be read."""
-    found = [*_of_readers(home, reading_log(home, settings))]
-    if settings.kafka.servers and home.log.exists():
+    before = _of_kafka(home) if settings.kafka.servers else ()
+    return [*before, *_of_readers(home, reading_log(home, settings))]
+
+
+def _of_kafka(home: Home) -> Iterator[Behind]:
+    """The relay behind the spool, and the mirror behind Kafka, as it says itself. Where it takes in the spool in place
+    of Kafka, it is behind nothing there."""
+    if home.log.exists():
         with LocalLog(home.log) as spool:
-            found.insert(0, _of_group(spool, "relay"))
-    return found
+            yield _of_group(spool, "relay")
+    try:
+        mirror = _Told.model_validate_json(home.kafka.read_bytes()).mirror
+    except (OSError, ValidationError):  # it said nothing yet
+        return
+    if mirror.source == "kafka":
+        silent_s = (wall_ms() - mirror.caught_up_wall_ms) / 1000
+        yield Behind("mirror", mirror.behind, silent_s if mirror.behind or silent_s > SILENT_S else 0.0)
 
 
 def _of_readers(home: Home, path: Path) -> Iterator[Behind]:

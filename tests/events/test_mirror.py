@@ -16,6 +16,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from conf.home import Home
 from conf.settings import Settings
+from events.clock import wall_ms
 from events.codecs import encode
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS, AnyEvent, Movie, Rating, Unreadable, Watch
 from events.kafka_link import client
@@ -117,11 +118,14 @@ def test_what_comes_through_kafka_is_stored_once_and_in_order_per_viewer(
     mirror = Mirror(home, conf)
     until(mirror, lambda: len(ids(home)) == 60 and ids(home, CATALOGUE))
     until(mirror, lambda: mirror.duplicates == 10)
+    now_ms = wall_ms()
     with LocalLog(home.mirror) as log:
         by_user: dict[str, list[int]] = {}
         for record in log.iterate(EVENTS):
             by_user.setdefault(record.event.user_id, []).append(record.event.ts)
     assert all(times == sorted(times) for times in by_user.values())
+    until(mirror, lambda: mirror.behind == 0)
+    until(mirror, lambda: mirror.caught_up_wall_ms > now_ms)
     mirror.close()
     again = Mirror(home, conf)
     send.events(rating(60))

@@ -13,7 +13,8 @@ from events.event import CATALOGUE, EVENTS, Movie, Rating
 from events.log import LocalLog
 from events.store import FolderStore
 from monitoring.lag import Behind
-from pipelines.behind import LagAlarm, Reader, alarming
+from pipelines.behind import LagAlarm, Reader, alarming, words
+from pipelines.loop import write_json
 from pipelines.outbox import letters
 from pipelines.status import parts, readers
 from pipelines.up import alone
@@ -83,6 +84,26 @@ def test_with_kafka_the_relay_is_behind_the_spool_and_the_others_behind_the_mirr
         spool.commit(EVENTS, "relay", 3)
         mirror.append(EVENTS, [_rating(0)])
     assert [(r.group, r.messages) for r in lags(home, with_kafka)] == [("relay", 2), ("archive", 1)]
+
+
+def test_the_mirror_is_as_far_behind_as_it_says(home: Home) -> None:
+    with_kafka = Settings(kafka=Kafka(servers="127.0.0.1:9092"))
+
+    def told(source: str, behind: int, seconds: float) -> list[Behind]:
+        state = {"source": source, "behind": behind, "caught_up_wall_ms": wall_ms() - int(1000 * seconds)}
+        write_json(home.kafka, {"mirror": state})
+        return lags(home, with_kafka)
+
+    (mirror,) = told("kafka", 7, 20)
+    assert (mirror.name, mirror.messages, mirror.seconds) == ("mirror", 7, pytest.approx(20, abs=15))
+    assert told("kafka", 0, 2) == [Behind("mirror", 0, 0.0)]
+    (gone,) = told("kafka", 0, 3600)  # killed, or without Kafka: what it is behind is not known
+    assert words(gone).startswith("0 behind, as of 3,6")
+    assert told("spool", 5, 3600) == [], "in batch mode it does not look into Kafka"
+    assert lags(home, Settings()) == []
+    for text in ("[]", '{"relay": {}}', '{"mirror": {"source": 1}}'):
+        home.kafka.write_text(text)
+        assert lags(home, with_kafka) == []
 
 
 def test_events_of_the_past_are_as_old_as_they_are_stored(home: Home) -> None:

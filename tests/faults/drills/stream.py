@@ -135,8 +135,13 @@ class Stream:
         while reached(self.home, self.settings) is None or self._waiting():
             self.relay.assert_alive()
             self.mirror.assert_alive()
-            assert time.monotonic() < until, f"{self._waiting():,} records wait {PATIENCE_S:g} s after all was mended"
+            assert time.monotonic() < until, f"{PATIENCE_S:g} s after all was mended: {self._said()}"
             time.sleep(0.05)
+
+    def _said(self) -> str:
+        said = (process.log.read_text(errors="replace")[-2000:] for process in (self.relay, self.mirror))
+        state = self.home.kafka.read_text() if self.home.kafka.exists() else "no state"
+        return "\n".join([f"{self._waiting():,} records wait in the spool; {state}", *said])
 
     def _waiting(self) -> int:
         with LocalLog(self.home.log) as spool:
