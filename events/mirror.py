@@ -98,7 +98,7 @@ class Mirror:
         try:
             found, reached = self._kafka.poll()
         except Moved:
-            self._looked_s = float("-inf")
+            self._look_anew()
             return 0
         count = self._take(found, reached)
         if all(self._positions[place] >= span.end for place, span in self._spans.items()):
@@ -174,7 +174,8 @@ class Mirror:
         now = wall_ms()
         if why != self.trouble:
             log.warning("nothing comes through Kafka: %s", why)
-        self.trouble, self._looked_s = why, float("-inf")
+        self.trouble = why
+        self._look_anew()
         if not self.away_wall_ms:
             self.away_wall_ms = now
             self._log.append_with((), {"away": str(now)})
@@ -201,6 +202,10 @@ class Mirror:
         added, again = sum(part.added for part in stored), sum(part.duplicates for part in stored)
         self.stored, self.duplicates = self.stored + added, self.duplicates + again
         return added
+
+    def _look_anew(self) -> None:
+        """Before anything else is read; the connection may be another one then."""
+        self._looked_s, self._positions = float("-inf"), {}
 
     def _committed_by_relay(self) -> dict[str, int]:
         self._spool = opened(self.home.log, self._spool)

@@ -37,9 +37,8 @@ def mirror_of(home: Home) -> LocalLog:
     lost: no log takes in a million events a second all its life."""
     mirror = LocalLog(home.mirror)
     if mirror.newest() == 0:
-        spool = LocalLog(home.log)
-        mirror.begin_after(max(spool.newest(), time.time_ns() // 1000))
-        spool.close()
+        with LocalLog(home.log) as spool:
+            mirror.begin_after(max(spool.newest(), time.time_ns() // 1000))
     return mirror
 
 

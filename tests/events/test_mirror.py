@@ -281,12 +281,34 @@ def test_another_cluster_at_the_same_address_is_refused(home: Home, conf: Settin
     mirror.close()
 
 
-@pytest.fixture
-def own(tmp_path: Path, kafka: Any) -> Iterator[Any]:
-    """A broker that a test may stop. It takes `kafka` so that it is skipped where there is none."""
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory, kafka: Any) -> Iterator[Any]:
+    """A broker that tests may stop and start. It takes `kafka` so that it is skipped where there is none."""
     broker = load_file(Path(__file__).parents[1] / "faults" / "broker.py")
-    with broker.Broker(tmp_path / "own") as running:
+    with broker.Broker(tmp_path_factory.mktemp("own")) as running:
         yield running
+
+
+def test_it_reads_on_after_the_broker_was_killed_and_started_again(home: Home, own: Any) -> None:
+    conf = settings_of(own, timeout_s=2)
+    mirror = Mirror(home, conf)
+    until(mirror, lambda: mirror.step() == 0 and not mirror.trouble)  # it has made the topics
+    send_all(conf, *range(10))
+    until(mirror, lambda: len(ids(home)) == 10)
+    own.kill()
+    until(mirror, lambda: mirror.trouble)
+    assert mirror.away_wall_ms
+    own.start()
+    send_all(conf, *range(10, 20))
+    until(mirror, lambda: len(ids(home)) == 20)
+    assert (mirror.source, mirror.away_wall_ms, mirror.trouble, mirror.duplicates) == ("kafka", 0, "", 0)
+    mirror.close()
+
+
+def send_all(conf: Settings, *numbers: int) -> None:
+    made = Sender(conf)
+    made.events(*map(rating, numbers))
+    made.close()
 
 
 def test_k7_batch_mode_and_back(home: Home, own: Any) -> None:
@@ -297,9 +319,7 @@ def test_k7_batch_mode_and_back(home: Home, own: Any) -> None:
 
     def relay(*numbers: int) -> None:
         """What the relay does with what the spool holds."""
-        made = Sender(conf)
-        made.events(*map(rating, numbers))
-        made.close()
+        send_all(conf, *numbers)
         last = max(r.offset for r in spool.iterate(EVENTS) if r.event.event_id == f"e{numbers[-1]}")
         spool.commit(EVENTS, "relay", last)
 

@@ -124,6 +124,19 @@ def test_events_from_the_future_move_no_clock(post: Callable, home: Home) -> Non
         assert log.now_ms() == START + 23 * HOUR_MS
 
 
+def test_the_event_clock_counts_what_came_through_kafka(post: Callable, home: Home) -> None:
+    """From elsewhere: an event without a time is of then, and one that follows it is not ahead."""
+    with LocalLog(home.mirror) as mirror:
+        mirror.append(EVENTS, [Rating(event_id="e", ts=START, user_id="u", movie_id="m", rating=1, scale=5)])
+    assert post(rating(1, None)).json()["stored"] == 1
+    assert [event.ts for event in stored(home)] == [START]
+    with LocalLog(home.mirror) as mirror:
+        later = START + 48 * HOUR_MS
+        mirror.append(EVENTS, [Rating(event_id="f", ts=later, user_id="u", movie_id="m", rating=1, scale=5)])
+    told = post([rating(2, START + 50 * HOUR_MS), rating(3, START + 99 * HOUR_MS)]).json()
+    assert (told["stored"], told["quarantined"]) == (1, 1)
+
+
 def test_evt_03_milliseconds_taken_for_seconds_move_nothing(post: Callable, home: Home) -> None:
     lines = ["1700000000000,42,GET /rate/9001=4", *(f"{1_700_000_000 + n},{n},GET /rate/9001=4" for n in range(100))]
     assert post("\n".join(lines).encode(), "text/plain").json()["stored"] == 101
