@@ -134,7 +134,7 @@ def _holds(stream: Stream) -> None:
 
 
 def _drill(name: str, does: str, run: Callable[[Path, int], Tally], long: int, short: int = 1) -> Drill:
-    return Drill(name, does, run, short, long, server=True)
+    return Drill(name, does, run, short, long, needs=("java",), server=True)
 
 
 DRILLS = (
