@@ -32,7 +32,7 @@ from pipelines.promote import Chair, deciding
 from pipelines.strays import of_folder
 from serving.report import reports
 
-YOUNG_S = 86_400.0  # what is younger may be of something under way
+YOUNG_S = 86_400.0  # a day
 GONE = ".pruned-"  # of a folder that is being removed
 
 
@@ -57,11 +57,14 @@ class Pruned:
         return sum(item.bytes for item in self.removed)
 
 
-def prune(home: Home, settings: Settings, *, dry_run: bool = False) -> Pruned:
-    """Remove what `settings.retention` does not keep. Waits for a training or a promotion that is under way."""
+def prune(home: Home, settings: Settings, *, dry_run: bool = False, young_s: float = YOUNG_S) -> Pruned:
+    """Remove what `settings.retention` does not keep. Waits for a training or a promotion that is under way.
+
+    young_s: what is younger, by the wall, may be of something under way; 0 for who knows that nothing is.
+    """
     done = Pruned(dry_run)
     with _locked(home.root / "train.lock"), deciding(home, settings) as chair:
-        pruning = _Pruning(home, settings, chair, done)
+        pruning = _Pruning(home, settings, chair, done, young_s)
         built = (pruning.releases, pruning.made_ahead, pruning.bentos, pruning.snapshots, pruning.logged_models)
         for step in (*built, pruning.reports, pruning.letters):
             try:
@@ -74,8 +77,9 @@ def prune(home: Home, settings: Settings, *, dry_run: bool = False) -> Pruned:
 class _Pruning:
     """One prune. Who is needed is read once, at its start: the locks keep it so, and workers follow the ledger."""
 
-    def __init__(self, home: Home, settings: Settings, chair: Chair, done: Pruned) -> None:
+    def __init__(self, home: Home, settings: Settings, chair: Chair, done: Pruned, young_s: float) -> None:
         self.home, self.retention, self.done, self.depot = home, settings.retention, done, chair.depot
+        self.young_s = young_s
         self.settings = settings
         made = [e for e in chair.entries if e.kind == "registered"]
         self.in_mlflow = Registry.kept(home)
@@ -89,7 +93,7 @@ class _Pruning:
         for digest in sorted(self.depot.digests()):
             folder = self.home.releases / digest
             # one that nobody registered may be a training's that was cut off; elsewhere its age is not known
-            if digest in self.releases_kept or (digest not in self.registered and _young(folder)):
+            if digest in self.releases_kept or (digest not in self.registered and self._young(folder)):
                 self._keep("release")
             else:
                 self._remove("release", digest, folder, partial(self.depot.remove, digest))
@@ -110,7 +114,7 @@ class _Pruning:
         fresh = {latest.read_text().strip()} if latest.exists() else set()
         fresh |= {folder.name for folder in found[: self.retention.bentos]}
         for folder in found:
-            if folder.name in fresh or _young(folder) or _release(folder) in self.needed or of_folder(folder):
+            if folder.name in fresh or self._young(folder) or _release(folder) in self.needed or of_folder(folder):
                 self._keep("bento")
             else:
                 self._remove("bento", folder.name, folder)
@@ -120,7 +124,7 @@ class _Pruning:
         with _locked(self.home.snapshots / ".lock"):
             found = _folders(self.home.snapshots)
             for place, folder in enumerate(found):
-                if place < self.retention.snapshots or folder.name in self.snapshots_kept or _young(folder):
+                if place < self.retention.snapshots or folder.name in self.snapshots_kept or self._young(folder):
                     self._keep("snapshot")
                 else:
                     self._remove("snapshot", folder.name, folder)
@@ -133,7 +137,7 @@ class _Pruning:
         stays = set(ours[: self.retention.logged_models])
         stays |= {kept.model_id for kept in found if kept.aliases or kept.release in self.needed}
         stays |= {kept.model_id for kept in found if not kept.release and not kept.left}  # somebody else's
-        stays |= {kept.model_id for kept in found if time.time() - kept.created_ms / 1000 < YOUNG_S}
+        stays |= {kept.model_id for kept in found if time.time() - kept.created_ms / 1000 < self.young_s}
         gone = [model for model in dict.fromkeys(kept.model_id for kept in found) if model not in stays]
         self.done.kept["logged model"] = len(stays)
         for model in gone:
@@ -162,6 +166,10 @@ class _Pruning:
                 self._keep("letter")
             else:
                 self._remove("letter", file.stem, file, partial(_forget, file))
+
+    def _young(self, path: Path) -> bool:
+        """Whether it may be of something under way; what is not on this machine counts as young."""
+        return not path.exists() or time.time() - path.stat().st_mtime < self.young_s
 
     def _keep(self, kind: str) -> None:
         self.done.kept[kind] = self.done.kept.get(kind, 0) + 1
@@ -204,11 +212,6 @@ def _folders(parent: Path) -> list[Path]:
     """Newest first."""
     found = [f for f in parent.glob("*") if f.is_dir() and not f.name.startswith(".")]
     return sorted(found, key=lambda f: (-f.stat().st_mtime, f.name))
-
-
-def _young(path: Path) -> bool:
-    """Whether it is less than a day old; what is not on this machine counts as young."""
-    return not path.exists() or time.time() - path.stat().st_mtime < YOUNG_S
 
 
 def _size(path: Path) -> int:

@@ -58,6 +58,7 @@ class Retrained:
     sentence: str
     version: int | None = None
     drift: str = ""  # what the drift report said, in words
+    why: str = ""  # it was due, or who asked for it
     mail: str | None = None  # id of the letter about a refusal
 
     @property
@@ -232,7 +233,7 @@ def _noted(
         mail = outbox.post(home, settings, _letter(done, why, said, training))
     body = {"outcome": done.outcome, "sentence": done.sentence, "version": done.version, "why": why}
     book.append(RETRAINED, body, actor=actor, ts=now_ms(home, settings))
-    return Retrained(done.outcome, done.sentence, done.version, said, mail)
+    return Retrained(done.outcome, done.sentence, done.version, said, why, mail)
 
 
 def _letter(done: Retrained, why: str, said: str, training: Training | None) -> Letter:

@@ -20,12 +20,29 @@ def show(board: dict[str, Any], console: Console) -> None:
         mark = "[green]✓[/]" if step["ok"] else "[red]✗[/]"
         table.add_row(mark, step["name"], f"{step['seconds']:.1f}", escape(step["note"]))
     console.print(table)
+    if board.get("weeks"):
+        console.print(_weeks_table(board["weeks"]))
     champion, first = board["champion"], board.get("first_recommendation_s")
     console.print("champion  " + (f"version {champion['version']}, {champion['model']}" if champion else "nobody"))
     console.print((f"first recommendation after {first} s, " if first else "") + f"all after {board['total_s']} s")
     if board["request_id"]:
         why = f"GREENLIGHT_HOME={board['home']} greenlight why {board['request_id']}"
         console.print(f"why?  {why}", markup=False, soft_wrap=True)
+
+
+def _weeks_table(weeks: Iterable[dict[str, Any]]) -> Table:
+    """A line for each week that was lived on."""
+    table = Table(title="\nWeek by week", title_justify="left", box=None, pad_edge=False)
+    columns = ("week", "likings a slate", "x popularity's", "champion", "disk MB", "memory MB")
+    for column in columns:
+        table.add_column(column, justify="right")
+    table.add_column("what the loop did")
+    for week in weeks:
+        times = f"{week['over_popularity']:.2f}" if week["over_popularity"] else "?"
+        sizes = (f"{week['disk_mb']:,.0f}", f"{week['memory_mb']:,.0f}")
+        numbers = (str(week["number"]), f"{week['worth']:.2f}", times, f"version {week['champion']}", *sizes)
+        table.add_row(*numbers, escape(week["did"]))
+    return table
 
 
 def parts_table(found: Iterable[Part]) -> Table:

@@ -5,36 +5,49 @@ run: drift report and retraining where it is due, then prune. What the loop is w
 truth, beside the popularity ranking's for the same viewers at the same moments.
 """
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 from conf.home import Home
 from conf.settings import Settings
+from mlflow_server.in_charge import in_charge
+from mlflow_server.ledger import Ledger
 from pipelines import experiment
 from pipelines.prune import prune
 from pipelines.rehearsal import ACTOR
-from pipelines.retrain import retrain
+from pipelines.retrain import Retrained, retrain
 from pipelines.serve import Server
-from pipelines.stage import Stage
+from pipelines.stage import Played, Stage
+
+WEEK_S = 7 * 86_400
 
 
 @dataclass(frozen=True)
 class Week:
-    """One week. worth: likings a slate in truth; over_popularity: as a multiple of the popularity ranking's."""
+    """One week. worth: likings a slate in truth; over_popularity: as a multiple of the popularity ranking's, None where
+    that is not known. disk_mb: of the whole home; log_mb: of what happened, which is never thrown away."""
 
     number: int
     slates: int
     failures: int
     worth: float
     over_popularity: float | None
-    retraining: str  # how it ended
-    drift: str
+    champion: int  # version, at the week's end
     verdicts: tuple[str, ...]  # of experiments that ended
+    retraining: str  # how it ended
+    version: int | None  # that it made challenger
+    why: str  # there was a retraining; empty where there was none
+    drift: str
     disk_mb: float
-    memory_mb: float
+    log_mb: float
+    memory_mb: float  # of the service
+    did: str  # what the loop did, in words
 
 
 @dataclass
@@ -51,34 +64,71 @@ class Weeks:
         return [asdict(self.week(number)) for number in range(1, count + 1)]
 
     def week(self, number: int) -> Week:
-        verdicts: list[str] = []
-        played = self.stage.play(7, lambda so_far: verdicts.extend(self._ended()))
+        known = len(self._verdicts())
+        played = self.stage.play(7, lambda so_far: self._look())
         made = retrain(self.home, self.settings, if_due=True, actor=ACTOR, report=lambda line: None)
-        prune(self.home, self.settings)
-        week = Week(
+        self._prune()
+        week = self._row(number, played, made, self._verdicts()[known:])
+        times = f", {week.over_popularity:.2f} x popularity's" if week.over_popularity else ""
+        self.report(f"week {number}: {week.worth:.2f} likings a slate{times}; {week.did}")
+        return week
+
+    def _row(self, number: int, played: Played, made: Retrained, verdicts: list[str]) -> Week:
+        ledger = Ledger.to_read(self.home.ledger, self.home.keys)
+        return Week(
             number=number,
             slates=played.total,
             failures=sum(played.failures.values()),
             worth=sum(played.worth.values()) / max(1, played.total),
             over_popularity=played.over_popularity,
-            retraining=made.outcome,
-            drift=made.drift,
+            champion=in_charge(ledger)["champion"].body["version"],
             verdicts=tuple(verdicts),
-            disk_mb=sum(f.stat().st_size for f in self.home.root.rglob("*") if f.is_file()) / 1e6,
+            retraining=made.outcome,
+            version=made.version,
+            why=made.why,
+            drift=made.drift,
+            disk_mb=_size_mb(self.home.root),
+            log_mb=_size_mb(self.home.history) + sum(map(_size_mb, self.home.root.glob(f"{self.home.log.name}*"))),
             memory_mb=_memory_mb(self.server),
+            did=_in_words(verdicts, made),
         )
-        worth = f"{week.worth:.2f} likings a slate"
-        if times := week.over_popularity:
-            worth += f", {times:.2f} x popularity's"
-        self.report(f"week {number}: {worth}; {made.sentence} {', '.join(verdicts)}")
-        return week
 
-    def _ended(self) -> list[str]:
-        """Look at the running experiment; its verdict, where that ends it."""
-        if experiment.kept(self.home).state != "running":
-            return []
-        verdict = experiment.advance(self.home, self.settings, auto=True, actor=ACTOR).verdict
-        return [verdict] if verdict else []
+    def _verdicts(self) -> list[str]:
+        """Of all experiments that ended."""
+        book = Ledger.to_read(self.home.ledger, self.home.keys)
+        return [entry.body["verdict"] for entry in book.entries("verdict")]
+
+    def _look(self) -> None:
+        """At the running experiment, as the hourly job does it."""
+        if experiment.kept(self.home).state == "running":
+            experiment.advance(self.home, self.settings, auto=True, actor=ACTOR)
+
+    def _prune(self) -> None:
+        """As the nightly job does. By the wall these weeks are minutes: so files that only time makes useless are made
+        a week older, and nothing counts as being under way."""
+        for folder in (self.home.reports, self.home.outbox):
+            for path in folder.rglob("*"):
+                told = path.stat()
+                os.utime(path, (told.st_atime, told.st_mtime - WEEK_S))
+        prune(self.home, self.settings, young_s=0)
+
+
+def _in_words(verdicts: list[str], made: Retrained) -> str:
+    """The verdicts first, then the retraining, and why there was one."""
+    told = [f"A/B: {verdict}" for verdict in verdicts]
+    if made.why:
+        came = f"version {made.version} is challenger" if made.version else "no challenger"
+        told.append(f"retrained, since {made.why.partition(':')[0]}: {came}")
+    return "; ".join(told) or "nothing was due"
+
+
+def _size_mb(place: Path) -> float:
+    """Of a file or a folder; a file that goes away meanwhile counts for nothing."""
+    total = 0
+    for path in (place, *place.rglob("*")):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total / 1e6
 
 
 def _memory_mb(server: Server) -> float:

@@ -1,0 +1,163 @@
+"""Weeks of a home's life, hands free: what is served, what is decided and why, what stays on the disk.
+
+The short form has a small audience and two weeks; the long one is `greenlight demo --weeks 20` as people run it.
+"""
+
+import json
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conf.home import Home
+from conf.settings import AudienceConf, Experiment, Retrain, Settings, Train
+from mlflow_server.ledger import Entry, Ledger
+from pipelines.data import import_data
+from pipelines.package import package_champion
+from pipelines.rehearsal import movement
+from pipelines.retrain import RETRAINED, RETRAINING
+from pipelines.serve import serve
+from pipelines.simulate import audience_of
+from pipelines.stage import Stage
+from pipelines.train import train
+from pipelines.weeks import Weeks
+from serving.keys import KeyStore
+
+Greenlight = Callable[..., subprocess.CompletedProcess[str]]
+Rows = list[dict[str, Any]]
+
+pytestmark = pytest.mark.server
+GOOD = f"{Path(__file__).parents[1] / 'zoo' / 'good.py'}:Good"
+SMALL = Settings(
+    audience=AudienceConf(viewers=700, movies=400, days=40),
+    train=Train(models=("popularity", GOOD), popularity_trials=1),
+    experiment=Experiment(min_days=3, max_days=6, min_users=50),
+    retrain=Retrain(max_age_days=6),
+)
+DAY_MS = 86_400_000
+
+
+@dataclass
+class Lived:
+    """What weeks left behind. rows: those of `demo.json`."""
+
+    home: Home
+    rows: Rows
+
+    def entries(self, *kinds: str) -> list[Entry]:
+        ledger = Ledger.to_read(self.home.ledger, self.home.keys)
+        ledger.verify()
+        return [entry for entry in ledger.entries() if not kinds or entry.kind in kinds]
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory) -> Lived:
+    """Two weeks, whose A/B runs from the end of the first one."""
+    home = Home(tmp_path_factory.mktemp("weeks") / "home").open()
+    import_data(home, SMALL, "simulated", seed=1)
+    training = train(home, SMALL, models=("popularity",))
+    package_champion(home, SMALL, training)
+    key, _ = KeyStore(home, SMALL.door.environment).create("a test", ("read", "events"))
+    with serve(home, SMALL, port=0) as server:
+        audience = audience_of(home, SMALL, 1, movement(home, 7))
+        stage = Stage(audience, home, SMALL, server.url, key)
+        rows = Weeks(home, SMALL, stage, server, lambda line: None).play(2)
+    return Lived(home, json.loads(json.dumps(rows)))
+
+
+def test_every_request_is_answered_and_the_loop_goes_round(lived: Lived) -> None:
+    assert [row["failures"] for row in lived.rows] == [0, 0]
+    assert all(row["slates"] > 500 for row in lived.rows)
+    first, second = lived.rows
+    assert (first["retraining"], first["verdicts"]) == ("challenger", [])
+    assert second["verdicts"] == ["keep"] or "promote" in second["verdicts"], second
+    check_causes(lived)
+    check_promotions(lived)
+
+
+def test_both_arms_had_the_viewers_that_were_declared(lived: Lived) -> None:
+    """On the event clock a day passes in less time than a worker needs to open a release: the audience waits for it."""
+    (verdict, *_) = lived.entries("verdict")
+    assert verdict.body["verdict"] != "invalid"
+    assert verdict.body["look"]["ratio_p"] > 0.05
+
+
+def test_each_verdict_is_mailed(lived: Lived) -> None:
+    letters = [file.read_text() for file in lived.home.outbox.glob("*.eml")]
+    told = [letter for letter in letters if "Subject: keep: " in letter or "Subject: promote: " in letter]
+    assert len(told) == len(lived.entries("verdict"))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_twenty_weeks(tmp_path: Path, greenlight: Greenlight) -> None:
+    done = greenlight(tmp_path / "home", "demo", "--once", "--weeks", "20", "--data", "simulated")
+    assert done.returncode == 0, done.stderr[-3000:]
+    lived = Lived(Home(tmp_path / "home"), json.loads((tmp_path / "home" / "demo.json").read_text())["weeks"])
+    assert "Week by week" in done.stdout
+    assert [row["number"] for row in lived.rows] == list(range(1, 21))
+    assert sum(row["failures"] for row in lived.rows) == 0
+    check_movements(lived)
+    check_causes(lived)
+    check_promotions(lived)
+    check_worth(lived)
+    check_bounds(lived)
+
+
+def check_movements(lived: Lived) -> None:
+    """Taste moves in the middle; a retraining answers that within four weeks, and what it made becomes champion."""
+    moved = [e for e in lived.entries("report") if e.body["verdict"] == "moved"]
+    answers = [e for e in lived.entries(RETRAINING) if "the audience moved" in e.body["why"]]
+    assert moved
+    assert len(answers) >= 1
+    assert any("the audience moved" in row["why"] for row in lived.rows[10:14]), [row["did"] for row in lived.rows]
+
+
+def check_causes(lived: Lived) -> None:
+    """No retraining without cause: each one's reason is checked against what the ledger and the snapshots say."""
+    entries = lived.entries()
+    for begun in (e for e in entries if e.kind == RETRAINING):
+        before = [e for e in entries if e.seq < begun.seq]
+        made = [e for e in before if e.kind == "registered"][-1]
+        if "the audience moved" in begun.body["why"]:
+            report = [e for e in before if e.kind == "report"][-1]
+            assert (report.body["verdict"], report.seq > made.seq) == ("moved", True)
+        else:
+            assert "days old" in begun.body["why"], begun.body["why"]
+            snapshot = next(row for row in entries if row.kind == "registered" and row.seq == made.seq)
+            assert begun.ts - snapshot.ts > 6 * DAY_MS
+        (after,) = [e for e in entries if e.seq > begun.seq and e.kind == RETRAINED][:1]
+        assert after.body["why"] == begun.body["why"]
+
+
+def check_promotions(lived: Lived) -> None:
+    """Whoever was promoted had every gate green, by decisions that were in the ledger before."""
+    entries = lived.entries()
+    decisions = {e.seq: e for e in entries if e.kind == "decision"}
+    for promotion in (e for e in entries if e.kind == "promotion"):
+        body = promotion.body
+        asked = {"inputs", "offline", "infra"} | ({"online"} if body["alias"] == "champion" and body["from"] else set())
+        assert asked <= body["evidence"].keys()
+        for gate in asked:
+            evidence = decisions[body["evidence"][gate]]
+            assert (evidence.body["gate"], evidence.body["verdict"]) == (gate, "pass")
+            assert evidence.seq < promotion.seq
+            assert gate == "inputs" or evidence.body["subject"] == body["release"]
+
+
+def check_worth(lived: Lived) -> None:
+    """By the simulator's truth never worth less than popularity for two weeks running."""
+    below = [row["over_popularity"] < 1 for row in lived.rows]
+    assert not any(a and b for a, b in pairwise(below)), lived.rows
+
+
+def check_bounds(lived: Lived) -> None:
+    """What is kept beside the log stops growing, and so does the service."""
+    kept = [row["disk_mb"] - row["log_mb"] for row in lived.rows]
+    assert max(kept[14:]) < 1.25 * max(kept[:14]), kept
+    memory = [row["memory_mb"] for row in lived.rows]
+    assert max(memory[10:]) < 1.5 * max(memory[:10]), memory
