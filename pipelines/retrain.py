@@ -14,11 +14,13 @@ and finds the snapshot, releases and versions that are there already.
 """
 
 import fcntl
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal
 
 from conf.errors import PlainError
@@ -33,6 +35,7 @@ from events.store import history_store
 from mlflow_server.in_charge import standing
 from mlflow_server.ledger import Entry, Ledger
 from monitoring.letter import Letter, Section
+from monitoring.mail import stamped
 from pipelines import experiment, limited, outbox
 from pipelines.batch_mode import batch_mode
 from pipelines.movement import drift_reports, unanswered_movement
@@ -230,10 +233,20 @@ def _noted(
     before = [entry.body for entry in book.entries(RETRAINED)]
     mail = None
     if done.outcome == "refused" and (not before or before[-1]["sentence"] != done.sentence):
-        mail = outbox.post(home, settings, _letter(done, why, said, training))
+        stamp = _stamp(list(book.entries()), done.sentence)
+        mail = outbox.post(home, settings, _letter(done, why, said, training), stamp=stamp)
     body = {"outcome": done.outcome, "sentence": done.sentence, "version": done.version, "why": why}
     book.append(RETRAINED, body, actor=actor, ts=now_ms(home, settings))
     return Retrained(done.outcome, done.sentence, done.version, said, why, mail)
+
+
+def _stamp(entries: Sequence[Entry], sentence: str) -> str:
+    """Of the letter about a refusal: the same for every try since the last retraining that came to its end, so that one
+    that was killed after its letter has no second."""
+    ended = max((entry.seq for entry in entries if entry.kind == RETRAINED), default=0)
+    first = next(entry for entry in entries if entry.kind == RETRAINING and entry.seq > ended)
+    mark = hashlib.sha256(f"{first.hash} {sentence}".encode()).hexdigest()[:8]
+    return stamped(datetime.fromtimestamp(first.wall_ts / 1000, UTC), mark)
 
 
 def _letter(done: Retrained, why: str, said: str, training: Training | None) -> Letter:

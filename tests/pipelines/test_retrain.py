@@ -60,10 +60,10 @@ def letters(home: Home) -> list[Path]:
 class Verb:
     """`greenlight retrain --if-due` as a job runs it; killed with all that it began."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, settings: Settings = ALONE) -> None:
         words = [sys.executable, "-m", "greenlight", "retrain", "--if-due", "--json"]
         mark = {f"{MARK}_TEST": str(home.root)}
-        environment = {**home.environment_of(ALONE), **mark, "PYTHONUNBUFFERED": "1", "COLUMNS": "300"}
+        environment = {**home.environment_of(settings), **mark, "PYTHONUNBUFFERED": "1", "COLUMNS": "300"}
         pipe = subprocess.PIPE
         self.mark = f"{MARK}_TEST={home.root}"
         self.process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
@@ -83,9 +83,9 @@ class Verb:
         end_marked(self.mark)
         self.process.communicate()
 
-    def end(self) -> dict:
+    def end(self, status: int = 0) -> dict:
         said, errors = self.process.communicate(timeout=600)
-        assert self.process.returncode == 0, errors
+        assert self.process.returncode == status, errors
         return json.loads(said)
 
 
