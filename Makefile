@@ -7,13 +7,16 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export BENTOML_DO_NOT_TRACK := true
 
-.PHONY: demo test quick drills lint services lock audit bench-serving bench-live bench-events bench-models bench-training pictures clean
+.PHONY: demo test long quick drills lint services lock audit bench-serving bench-live bench-events bench-models bench-training pictures clean
 
 demo: .venv/installed  ## the whole loop, from nothing to a served, explained, gated recommender
 	$(BIN)/greenlight demo $(ARGS)
 
-test: .venv/installed services  ## every test
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+test: .venv/installed services  ## every test but those of many minutes
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long" $(ARGS)
+
+long: .venv/installed services  ## the tests of many minutes: twenty weeks of a home's life, kills at every step
+	$(BIN)/python -m pytest -m long $(ARGS)
 
 quick: .venv/installed  ## the tests that start no server
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not server and not long" $(ARGS)

@@ -94,7 +94,6 @@ def test_what_needs_no_server(home: Path, words: tuple[str, ...]) -> None:
         assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.long
 def test_training(home: Path) -> None:
     for command in commands("greenlight train"):
         done = bash(home, command)
