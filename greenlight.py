@@ -88,11 +88,15 @@ def demo(
 
 
 @app.command()
-def up(as_json: Json = False) -> int:
+def up(
+    kafka: Annotated[Literal["local"] | None, typer.Option(help="`local`: a Kafka broker of this home too.")] = None,
+    as_json: Json = False,
+) -> int:
     """Registry, API and the loops beside it, under one supervisor, until Ctrl-C.
 
-    Example: `greenlight up`
+    Example: `greenlight up`, or `greenlight up --kafka local`
     """
+    from pipelines.broker import VARIABLE, with_own
     from pipelines.up import Ready, run
 
     def ready(told: Ready) -> None:
@@ -105,6 +109,7 @@ def up(as_json: Json = False) -> int:
             f"API       {told.api}",
             f"registry  {told.registry}   log in as {told.login}, with {password}",
             *([f"API key   {told.key}   shown this once; greenlight keys makes more"] if told.key else []),
+            *([f"Kafka     {told.kafka}   other terminals need {VARIABLE}={told.kafka}"] if told.kafka else []),
             *waits,
             "Ctrl-C ends all of it; greenlight status says how it is.",
             sep="\n",
@@ -112,7 +117,9 @@ def up(as_json: Json = False) -> int:
         )
 
     home, settings = _home()
-    run(home, settings, lambda line: console.print(_escaped(line), soft_wrap=True), ready)
+    if kafka:
+        settings = with_own(settings)
+    run(home, settings, lambda line: console.print(_escaped(line), soft_wrap=True), ready, local_kafka=bool(kafka))
     return 0
 
 

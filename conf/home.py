@@ -122,6 +122,11 @@ class Home:
         return self.root / "simulated.json"
 
     @property
+    def broker(self) -> Path:
+        """Folder of this home's own Kafka broker, which `greenlight up --kafka local` runs."""
+        return self.root / "broker"
+
+    @property
     def up(self) -> Path:
         """What `greenlight up` says of itself and its children, while it runs."""
         return self.root / "up.json"

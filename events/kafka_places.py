@@ -54,14 +54,10 @@ class Batch:
         return self._after(self.places)
 
     def until(self, offset: int) -> Positions | None:
-        """Positions after a record that was given, and after the duplicates that follow it; None for any other."""
-        given = {record.offset for record in self.records}
-        if offset not in given:
+        """Positions after a record that was given; None for any other."""
+        if all(record.offset != offset for record in self.records):
             return None
-        through = self.places.index(offset) + 1
-        while through < len(self.places) and self.places[through] not in given:
-            through += 1
-        return self._after(self.places[:through])
+        return self._after(self.places[: self.places.index(offset) + 1])
 
     def _after(self, places: list[int]) -> Positions:
         reached = dict(self.start)

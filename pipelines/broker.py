@@ -6,13 +6,16 @@ One process is broker and controller. Its jars are those that `make services` fe
 import base64
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from conf.environment import kafka_jars
+from conf.environment import kafka_jars, take
 from conf.errors import PlainError
+from conf.home import Home
+from conf.settings import PREFIX, Settings, load
 
 JVM = (  # it starts in half the time, and a small broker needs no more
     "-Xmx256m",
@@ -20,6 +23,10 @@ JVM = (  # it starts in half the time, and a small broker needs no more
     "-XX:TieredStopAtLevel=1",
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
 )
+
+
+ADDRESS = "127.0.0.1:9092"  # of a home's own broker, where kafka.servers names no other
+VARIABLE = f"{PREFIX}KAFKA__SERVERS"
 
 
 class BrokerError(PlainError):
@@ -68,6 +75,25 @@ class Node:
             formatted = ["format", named, "-c", str(settings), *format_with]
             _run([*java(), "kafka.tools.StorageTool", *formatted])
         return [*java(), "kafka.Kafka", str(settings)]
+
+
+def with_own(settings: Settings) -> Settings:
+    """The settings with a broker of this home's own, for all that is started from here: where `kafka.servers` says.
+    BrokerError where that, or another setting, is of somebody else's."""
+    wanted = settings.kafka.servers or ADDRESS
+    if wanted.rpartition(":")[0] not in ("127.0.0.1", "localhost"):
+        raise BrokerError(f"--kafka local starts a broker here, but kafka.servers is {wanted}: leave out one of them")
+    if settings.kafka.security != "plaintext" or settings.kafka.mechanism:
+        raise BrokerError("--kafka local starts a broker without TLS and login: leave out kafka.security and mechanism")
+    take({VARIABLE: wanted})
+    return load()
+
+
+def of_home(home: Home, port: int) -> Node:
+    """A home's own broker, with its data in the home."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return Node(home.broker, port, probe.getsockname()[1])
 
 
 def java() -> list[str]:

@@ -3,17 +3,19 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
 from events.clock import wall_ms
-from pipelines.serve import Start, begin
+from pipelines.serve import KAFKA, Start, begin
 from pipelines.strays import end_marked
 
 MARK = "UNDER_GREENLIGHT_UP"  # the variable by which a child, and all that it starts, is known again
@@ -35,7 +37,7 @@ class Child:
     """A process that should run. `tick` is called often and never waits for long.
 
     waits_for: why it cannot be started yet, in words; empty where it can. answers: the path that a server answers with
-    200 when it is ready; empty for a loop, which is up once it runs.
+    200 when it is ready (a broker that takes connections is); empty for a loop, which is up once it runs.
     """
 
     name: str
@@ -155,9 +157,13 @@ class Child:
 
 
 def _answers(url: str) -> bool:
+    place = urlsplit(url)
     try:
+        if place.scheme == KAFKA:
+            socket.create_connection((place.hostname, place.port), timeout=1).close()
+            return True
         return httpx.get(url, timeout=1, trust_env=False, verify=False).status_code == 200
-    except httpx.HTTPError:
+    except (httpx.HTTPError, OSError):
         return False
 
 

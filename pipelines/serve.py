@@ -18,10 +18,12 @@ from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings
 from mlflow_server import app
+from pipelines.broker import VARIABLE, of_home
 from serving.bind import check_bind, tls_files
 from serving.keys import first_key
 
 START_S = 90.0  # the longest that a server may take to answer
+KAFKA = "kafka"  # scheme of a broker's address
 STOP_S = 10.0  # the longest that it may take to end by itself
 
 
@@ -128,6 +130,13 @@ def api_port(settings: Settings, port: int | None = None) -> int:
 def registry_port(settings: Settings, port: int | None = None) -> int:
     """As `api_port`, of the registry."""
     return _free_port(app.HOST, settings.registry.port if port is None else port, "GREENLIGHT_REGISTRY__PORT")
+
+
+def broker(home: Home, settings: Settings) -> Start:
+    """A Kafka broker of this home's own. BrokerError, ServeError where it cannot run here."""
+    host, _, port = settings.kafka.servers.rpartition(":")
+    node = of_home(home, _free_port(host, int(port), VARIABLE))
+    return Start(node.prepare(), f"{KAFKA}://{host}:{port}", node.folder, home.environment())
 
 
 def begin(start: Start, log: Path, **extra: str) -> subprocess.Popen[bytes]:

@@ -1,5 +1,6 @@
 """`greenlight up`: the registry, the API and the loops beside it, under one supervisor that starts again what ends.
 
+    kafka        with `--kafka local`: a broker, for who develops against one
     registry     MLflow's pages, with a login
     api          `bentoml serve` of the newest Bento; it waits while there is none
     archiving    the log becomes the history
@@ -32,13 +33,13 @@ from mlflow_server.accounts import FILE, LEAD
 from pipelines.child import MARK, Child
 from pipelines.loop import read_json, write_json
 from pipelines.schedule import jobs
-from pipelines.serve import Start, api, api_port, registry, registry_port
+from pipelines.serve import KAFKA, Start, api, api_port, broker, registry, registry_port
 from pipelines.strays import end_marked
 from serving.keys import first_key
 
 LOOPS = ("archiving", "reconcile", "schedule", "mailing")
 WITH_KAFKA = ("relaying", "mirroring")
-CHILDREN = ("registry", "api", *LOOPS, *WITH_KAFKA)
+CHILDREN = ("kafka", "registry", "api", *LOOPS, *WITH_KAFKA)
 TICK_S = 0.1
 STOP_S = 20.0  # the longest that children may take to end by themselves, all together
 BEAT_S = 2.0  # `up.json` is written at least so often
@@ -59,6 +60,7 @@ class Ready:
     password_in: str
     key: str | None
     waits: dict[str, str]  # child: what for
+    kafka: str | None = None  # address of the broker that was started too
 
 
 @dataclass
@@ -108,7 +110,8 @@ class Supervisor:
         urls = {child.name: child.start.url for child in self.children}
         waits = {child.name: child.waits_for() for child in self.children if child.state == "waiting"}
         pid, where = os.getpid(), str(self.home.keys / FILE)
-        return Ready(urls["api"], urls["registry"], pid, LEAD, where, self.key, waits)
+        kafka = urls["kafka"].removeprefix(f"{KAFKA}://") if "kafka" in urls else None
+        return Ready(urls["api"], urls["registry"], pid, LEAD, where, self.key, waits, kafka)
 
     def _note(self, state: str) -> None:
         """Write `up.json` where something changed, and now and then. A disk that is full stops nobody."""
@@ -126,7 +129,13 @@ class Supervisor:
             self.tell(f"{self.home.up} cannot be written: {why.strerror or why}")
 
 
-def run(home: Home, settings: Settings, tell: Callable[[str], None], ready: Callable[[Ready], None]) -> None:
+def run(
+    home: Home,
+    settings: Settings,
+    tell: Callable[[str], None],
+    ready: Callable[[Ready], None],
+    local_kafka: bool = False,
+) -> None:
     """Start everything and stay until SIGINT, SIGTERM or SIGHUP. UpError, ServeError where it cannot start."""
     with alone(home):
         if left := sum(end_marked(f"{MARK}={mark(home, name)}") for name in CHILDREN):
@@ -134,7 +143,7 @@ def run(home: Home, settings: Settings, tell: Callable[[str], None], ready: Call
         home.logs.mkdir(exist_ok=True)
         jobs(settings.schedule, settings.clock)  # a time that is none is said here, not by a child again and again
         key = first_key(home, settings)
-        supervisor = Supervisor(home, list(children(home, settings, tell)), key, tell, ready)
+        supervisor = Supervisor(home, list(children(home, settings, tell, local_kafka)), key, tell, ready)
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         before = {number: signal.signal(number, supervisor.ask) for number in numbers}
         try:
@@ -173,10 +182,12 @@ def mark(home: Home, name: str) -> str:
     return f"{home.root}:{name}"
 
 
-def children(home: Home, settings: Settings, tell: Callable[[str], None]) -> Iterator[Child]:
+def children(home: Home, settings: Settings, tell: Callable[[str], None], local_kafka: bool = False) -> Iterator[Child]:
     """What runs in a home, in the order in which it begins; none has begun."""
     pages = registry(home, settings, registry_port(settings))
     service = api(home, settings, api_port(settings))
+    if local_kafka:
+        yield _child(home, "kafka", broker(home, settings), tell, answers="/")
     yield _child(home, "registry", pages, tell, answers="/health")
     yield _child(home, "api", service, tell, answers="/livez", waits_for=lambda: _no_bento(home))
     for name in (*LOOPS, *(WITH_KAFKA if settings.kafka.servers else ())):

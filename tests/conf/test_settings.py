@@ -133,3 +133,34 @@ def test_mail_addresses_may_stand_in_one_text_and_count_once() -> None:
     for nobody in ("[]", "''"):
         with pytest.raises(SettingsError, match=r"mail\.to"):
             load({"GREENLIGHT_MAIL__TO": nobody})
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"SERVERS": "broker"}, "'broker' is not an address such as broker-1:9092"),
+        ({"SERVERS": "a:9092,b:99999"}, "'b:99999' is not an address"),
+        ({"SERVERS": "a:9092,"}, "'' is not an address"),
+        ({"SERVERS": "user:pass@host:9092"}, "is not an address"),
+        ({"TOPIC_PREFIX": "a/b"}, "topic_prefix"),
+        ({"USER": "u"}, "mechanism, user and password"),
+        ({"MECHANISM": "SCRAM-SHA-512", "USER": "u"}, "mechanism, user and password"),
+        ({"MECHANISM": "PLAIN", "USER": "u", "PASSWORD": "Hunter2", "SERVERS": "h:1"}, "sends the password in clear"),
+        ({"PASSWORD": "Hunter2", "PASSWORD_FILE": "/f"}, "set either password or password_file"),
+        ({"CERTIFICATE": "c.pem", "SECURITY": "tls"}, "certificate and key belong together"),
+        ({"AUTHORITY": "a.pem"}, "need security tls"),
+    ],
+)
+def test_half_a_kafka_is_refused(settings: dict[str, str], words: str) -> None:
+    with pytest.raises(SettingsError) as why:
+        load({f"GREENLIGHT_KAFKA__{name}": value for name, value in settings.items()})
+    assert words in str(why.value)
+    assert "Hunter2" not in str(why.value)
+
+
+def test_a_kafka_and_its_password(tmp_path) -> None:
+    login = {"MECHANISM": "SCRAM-SHA-512", "USER": "u", "PASSWORD": "Hunter2: {", "SERVERS": "a:1, b.example:9092"}
+    found = load({f"GREENLIGHT_KAFKA__{name}": value for name, value in login.items()})
+    assert (found.kafka.servers, found.kafka.password) == ("a:1,b.example:9092", "Hunter2: {")
+    assert "Hunter2" not in repr(found) + str(settings_in_force(found))
+    assert load({"GREENLIGHT_KAFKA__SERVERS": ""}).kafka.servers == ""
