@@ -128,6 +128,7 @@ class Snapshot(Section):
 
     full_watch_minutes: Annotated[int, Field(ge=1)] = 60  # distinct minutes that count as strength 1
     click_strength: Share = 0.3  # a click is interest, not yet liking
+    slate_days: Positive = 60  # of the slates that are kept, and of what is known to have come of them
 
 
 class InputsGate(Section):

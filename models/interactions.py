@@ -13,6 +13,8 @@ from hashlib import blake2b
 import numpy as np
 from scipy.sparse import csr_array
 
+from events.event import POSITIVE
+
 DAY_MS = 86_400_000
 
 
@@ -77,12 +79,30 @@ class Unrated:
 
 
 @dataclass(frozen=True, eq=False)
+class Shown:
+    """Slates that viewers were served, oldest first.
+
+    users: (s,) int32 codes; times: (s,) int64; items: (s, places) int32 codes, best first, -1 where a place was empty.
+    """
+
+    users: np.ndarray
+    times: np.ndarray
+    items: np.ndarray
+
+    def before(self, moment_ms: int) -> "Shown":
+        n = int(np.searchsorted(self.times, moment_ms, side="left"))
+        return Shown(self.users[:n], self.times[:n], self.items[:n])
+
+
+@dataclass(frozen=True, eq=False)
 class Interactions:
     """Everything viewers did up to `end_ms`, oldest first. A pair may recur (a re-rating): the latest counts.
 
     users: (n,) int32 codes into user_ids; items: (n,) int32 codes into catalogue.ids; times: (n,) int64, ascending;
     strengths: (n,) float32 in 0..1 (from `events.event.POSITIVE` = 0.7 on, liked); user_ids: (users,) str.
     unrated: what strengths without a rating come from, where this is a whole history: a part would tell its future.
+    shown: the slates that were served; None where none are known. brought_by: (n,) int32 row in it of the slate that
+    had shown the movie to the viewer shortly before; -1 where none had.
     """
 
     users: np.ndarray
@@ -93,9 +113,28 @@ class Interactions:
     catalogue: Catalogue
     end_ms: int
     unrated: Unrated | None = None
+    shown: Shown | None = None
+    brought_by: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.users)
+
+    @property
+    def own(self) -> np.ndarray:
+        """(n,) bool: what viewers did by themselves. What a slate brought says little about any other slate."""
+        return np.ones(len(self), bool) if self.brought_by is None else self.brought_by < 0
+
+    @property
+    def liked_places(self) -> np.ndarray:
+        """(s, places) bool: the movies of each slate that its viewer liked; nothing where no slates are known."""
+        if self.shown is None or self.brought_by is None:
+            return np.zeros((0, 0), bool)
+        liked = np.zeros(self.shown.items.shape, bool)
+        rows = np.flatnonzero((self.brought_by >= 0) & (self.strengths >= POSITIVE))
+        slates = self.brought_by[rows]
+        row, place = np.nonzero(self.shown.items[slates] == self.items[rows, None])
+        liked[slates[row], place] = True
+        return liked
 
     def before(self, moment_ms: int) -> "Interactions":
         """The part that was known at `moment_ms` (exclusive), same codes."""
@@ -136,6 +175,8 @@ class Interactions:
             strengths=self.strengths[rows],
             end_ms=end_ms,
             unrated=None,
+            shown=self.shown and self.shown.before(end_ms),
+            brought_by=None if self.brought_by is None else self.brought_by[rows],
         )
 
     def matrix(self, positive_from: float = 0.0, half_life_days: float | None = None) -> csr_array:

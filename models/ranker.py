@@ -4,6 +4,10 @@ By time, popularity beats every collaborative model alone, and a plain learner o
 lift is trained with each movie's own rate that day as offset: what is left to learn is who deviates
 (models/lift.py) by signals that are centred per movie (models/signals.py). Training repeats what happens in service:
 signals learned at the start of a window, histories and counts of each morning in it.
+
+How much popularity counts beside the lift is another thing for who chooses among all movies and for who is shown ten:
+those are looked at because they are there. So, once enough slates were served, both weights are learned from what
+viewers took of them (models/choice.py).
 """
 
 from dataclasses import dataclass, fields
@@ -17,6 +21,7 @@ from threadpoolctl import threadpool_limits
 from events.event import POSITIVE
 from models import signals
 from models.base import Recommender
+from models.choice import fit_choice
 from models.ease import most_popular
 from models.interactions import DAY_MS, Histories, Interactions, LiveCounts, histories_of, live_counts, roll_forward
 from models.lift import fit_curves, lift
@@ -31,7 +36,10 @@ CHOICE_DAYS = 28  # active days on which half-lives are compared; fewer make the
 SMALLEST = 1e-12  # added to counts before the logarithm
 HALF_LIVES_DAYS = (0.5, 1.05, 2.0, 4.0, 14.0, 60.0, 365.0, 3650.0)  # among which `fit` chooses
 
+LEAST_POPULARITY = 0.1  # weight of log popularity: where the lift knows nothing, it alone orders
+
 Examples = tuple[np.ndarray, np.ndarray, np.ndarray]  # signals (n, 4), liked (n,), rate (n,): viewers and movies
+Choices = tuple[np.ndarray, np.ndarray, np.ndarray]  # as `fit_choice` takes them
 
 
 @dataclass(frozen=True)
@@ -44,12 +52,13 @@ class RankerConfig:
     hot_half_lives_days: tuple[float, ...] = (0.25, 4.0, 14.0, 28.0, 90.0)  # where else hot movies come from
     hot_first: int = 60  # hot movies by `half_life_days`
     hot_each: int = 40  # and by each of the others
-    lift_weight: float = 0.75  # of the personal lift against log popularity; 1.25 is worse on one window (-0.004)
+    lift_weight: float = 0.75  # of the personal lift against log popularity, before slates tell; 1.25 is worse (-0.004)
     windows: int = 3  # training windows, back from the end
     window_days: int = 14  # 25 are no better and a quarter slower to fit
     days_each: int = 7  # days of each window, evenly spread: half of them teach as much as all
     l2: float = 30.0  # pulls the lift's curves towards 0, in likings; 300 is worse on one window (-0.002)
-    min_positives: int = 300  # likings among the rows; with fewer there is nothing to learn and popularity is served
+    min_positives: int = 300  # likings among the rows; with fewer there is nothing to learn and popularity is served;
+    # and likings that slates brought, without which they do not tell the weights
     discovery: bool = True  # the tenth place shows a movie near the viewer's history that is not hot
     discovery_items: int = 3500  # it is chosen among the most popular ones: the fewest that, with so many neighbours,
     neighbours: int = 15  # of each movie, covered a tenth of the catalogue in both windows (static)
@@ -74,6 +83,7 @@ class Ranker(Recommender):
     genre_names: list[str]
     knots: np.ndarray  # (4, knots) of the lift's curves
     heights: np.ndarray  # (4, knots); zero where there was too little to learn from
+    weights: list[float]  # of log popularity and of the lift
     similar: csr_array  # (items of the fit, same) cosine of the nearest neighbours
     _signals: Signals
     _stage: "tuple[LiveCounts, HotStage] | None" = None
@@ -87,7 +97,9 @@ class Ranker(Recommender):
         self.half_life_days = self.config.half_life_days or best_half_life(history, CHOICE_DAYS)
         self.genre_names = list(history.catalogue.genre_names)
         with threadpool_limits(1, "blas"):  # small products: a second thread only waits, by spinning
-            self.knots, self.heights = self._learn_lift(history)
+            mornings = [at for start, end in self._windows(history) for at in self._mornings(history, start, end)]
+            self.knots, self.heights = self._learn_lift(history, mornings)
+            self.weights = self._weigh(history, mornings)
         self._signals = signals.learn(history, self._signals_config())
         liked = live_counts(history, (self.config.discovery_half_life_days,), history.end_ms).counts[0]
         among = most_popular(liked, self.config.discovery_items, history.catalogue.tie_breaks)
@@ -96,13 +108,16 @@ class Ranker(Recommender):
         return self
 
     def score(self, histories: Histories, live: LiveCounts, now_ms: int) -> np.ndarray:
-        """(viewers, items) float32: log popularity, plus the lift at hot movies for viewers with a history."""
+        """(viewers, items) float32: log popularity; at hot movies, where there is a history, weighed with the lift."""
         at = self._at(live)
         scores = np.tile(at.base, (len(histories), 1))
         known = np.flatnonzero(np.diff(histories.indptr))
         if len(known) and len(at.hot):
+            popular, personal = self.weights
             lifts = lift(self._features(at, histories, now_ms)[known], self.knots, self.heights)
-            scores[known[:, None], at.hot] += (self.config.lift_weight * lifts).astype(np.float32)
+            logs = at.base[at.hot]
+            extra = personal * lifts + (popular - 1.0) * (logs - logs.min())
+            scores[known[:, None], at.hot] += extra.astype(np.float32)
         return scores
 
     def discover(self, histories: Histories, live: LiveCounts, now_ms: int) -> np.ndarray | None:
@@ -158,15 +173,12 @@ class Ranker(Recommender):
         rest = np.log(popularity + SMALLEST * (1.0 + long))
         base = rest - rest.max(initial=0.0) + logs[hot].min(initial=0.0) - GAP
         base[hot] = logs[hot]
-        return HotStage(
-            hot, base.astype(np.float32), signals.stage(learned, live.catalogue, hot, tuple(self.genre_names))
-        )
+        staged = signals.stage(learned, live.catalogue, hot, tuple(self.genre_names))
+        return HotStage(live.as_of_ms, hot, base.astype(np.float32), staged)
 
-    def _learn_lift(self, history: Interactions) -> tuple[np.ndarray, np.ndarray]:
+    def _learn_lift(self, history: Interactions, mornings: "list[HotStage]") -> tuple[np.ndarray, np.ndarray]:
         """Knots and heights of the lift's curves over all training days; flat where likings are too few."""
-        rows: list[Examples] = []
-        for start, end in self._windows(history):
-            rows += self._examples(history, start, end)
+        rows = [self._one_day(history, at) for at in mornings]
         if sum(int(liked.sum()) for _, liked, _ in rows) < self.config.min_positives:
             flat = np.zeros((len(signals.NAMES), 2))
             return flat + np.arange(2.0), flat
@@ -174,6 +186,17 @@ class Ranker(Recommender):
         kept = liked | (self.rng().random(len(liked)) < KEPT_SHARE)  # of the others, a share at its inverse as weight
         weight = np.where(liked, 1.0, 1.0 / KEPT_SHARE)[kept]
         return fit_curves(features[kept], liked[kept], rate[kept], weight, self.config.l2)
+
+    def _weigh(self, history: Interactions, mornings: "list[HotStage]") -> list[float]:
+        """The weights of log popularity and lift, by what viewers took of their slates on the training days."""
+        prior = [1.0, self.config.lift_weight]
+        liked = history.liked_places
+        days = [self._slates_of(history, liked, at) for at in mornings] if liked.any() else []
+        if sum(int(taken.sum()) for _, taken, _ in days) < self.config.min_positives:
+            return prior
+        features, taken, there = (np.concatenate(part) for part in zip(*days, strict=True))
+        popular, personal = fit_choice(features, taken, there, np.array(prior))
+        return [max(float(popular), LEAST_POPULARITY), max(float(personal), 0.0)]
 
     def _windows(self, history: Interactions) -> list[tuple[int, int]]:
         """[start, end) of the training windows, newest first; each starts with at least as much history before it."""
@@ -184,33 +207,48 @@ class Ranker(Recommender):
             end -= length
         return found
 
-    def _examples(self, history: Interactions, start: int, end: int) -> list[Examples]:
-        """Examples of some days of the window, spread evenly, with signals as learned at its start."""
+    def _mornings(self, history: Interactions, start: int, end: int) -> "list[HotStage]":
+        """Some days of a window, spread evenly, as each began, with signals as learned at the window's start."""
         learned = signals.learn(history.before(start), self._signals_config())
         live = live_counts(history, self.half_lives_days, start)
-        found: list[Examples] = []
+        found: list[HotStage] = []
         low, high = np.searchsorted(history.times, [start, end])
         active = np.unique((history.times[low:high] - start) // DAY_MS)
         for day in active[:: -(-len(active) // self.config.days_each) or 1].tolist():
             live = roll_forward(live, history, start + day * DAY_MS)
-            found.append(self._one_day(history, live, learned))
+            found.append(self._set_up(live, learned))
         return found
 
-    def _one_day(self, history: Interactions, live: LiveCounts, learned: Signals) -> Examples:
+    def _one_day(self, history: Interactions, at: "HotStage") -> Examples:
         """Signals (n, 4), liked (n,), rate (n,): who came that day with a past, at hot movies they had not seen."""
-        past = history.before(live.as_of_ms)
-        viewers, liked_by = _likings(history, past, live.as_of_ms)
-        at = self._set_up(live, learned)
-        histories = histories_of(past, viewers, live.as_of_ms)
+        past = history.before(at.as_of_ms)
+        viewers, liked_by = _likings(history, past, at.as_of_ms)
+        histories = histories_of(past, viewers, at.as_of_ms)
         liked = liked_by[:, at.hot].toarray() > 0
         unseen = signals.seen_by(histories)[:, at.hot].toarray() == 0
         rate = (liked & unseen).sum(axis=0) / np.maximum(unseen.sum(axis=0), 1)
         keep = unseen & (rate > 0)
-        return self._features(at, histories, live.as_of_ms)[keep], liked[keep], np.broadcast_to(rate, keep.shape)[keep]
+        return self._features(at, histories, at.as_of_ms)[keep], liked[keep], np.broadcast_to(rate, keep.shape)[keep]
+
+    def _slates_of(self, history: Interactions, liked: np.ndarray, at: "HotStage") -> Choices:
+        """Log popularity and lift (s, places, 2), liked and there (s, places), of a day's slates that were to taste."""
+        assert history.shown
+        shown = history.shown
+        rows = np.arange(*np.searchsorted(shown.times, [at.as_of_ms, at.as_of_ms + DAY_MS]))
+        rows = rows[liked[rows].any(axis=1)]
+        histories = histories_of(history.before(at.as_of_ms), shown.users[rows], at.as_of_ms)
+        lifts = lift(self._features(at, histories, at.as_of_ms), self.knots, self.heights)
+        lifts[np.diff(histories.indptr) == 0] = 0.0
+        items = shown.items[rows]
+        column = np.minimum(np.searchsorted(at.hot, items), max(len(at.hot) - 1, 0))
+        there = at.hot[column] == items
+        features = np.stack([at.base[np.where(there, items, 0)], np.take_along_axis(lifts, column, axis=1)], axis=2)
+        return features, liked[rows] & there, there
 
 
 @dataclass(frozen=True, eq=False)
 class HotStage:
+    as_of_ms: int
     hot: np.ndarray  # (h,) int64 codes, ascending
     base: np.ndarray  # (items,) float32: everybody's score before the lift
     stage: Stage

@@ -114,12 +114,13 @@ def split(history: Interactions, validation_days: int, test_days: int, min_viewe
 
 
 def start_of_last(history: Interactions, days: int, min_viewers: int) -> int:
-    """Start of the last `days`, or of the shortest longer window in which `min_viewers` liked something.
+    """Start of the last `days`, or of the shortest longer window in which `min_viewers` liked something that they found
+    by themselves.
 
     Where that would be more than LARGEST_SHARE of the interactions, of that share.
     """
     start = history.end_ms - days * DAY_MS
-    liked = np.flatnonzero(history.strengths >= POSITIVE)[::-1]  # newest first
+    liked = np.flatnonzero((history.strengths >= POSITIVE) & history.own)[::-1]  # newest first
     _, newest = np.unique(history.users[liked], return_index=True)  # where each viewer is met first, going back
     if len(liked) == 0 or min_viewers == 0:
         return start

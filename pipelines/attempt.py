@@ -90,7 +90,8 @@ class Attempt:
 def disguised(interactions: Interactions, seed: int) -> Interactions:
     """Viewers, movies and titles renamed and renumbered, the calendar moved by 52 weeks."""
     renamed = disguise(interactions, seed)
-    return replace(renamed, times=renamed.times + CALENDAR_MS, end_ms=renamed.end_ms + CALENDAR_MS)
+    slates = renamed.shown and replace(renamed.shown, times=renamed.shown.times + CALENDAR_MS)
+    return replace(renamed, times=renamed.times + CALENDAR_MS, end_ms=renamed.end_ms + CALENDAR_MS, shown=slates)
 
 
 def meet_popularity(work: Work) -> Attempt:

@@ -3,6 +3,10 @@
 Each morning the model sees the histories and counts of that moment, and ranks every movie the viewer has not seen for
 each viewer who comes that day. Right are the movies the viewer then likes (strength 0.7 or more) and had not seen
 before the day. Recall divides by all of those. Metrics are per viewer and day, averaged per viewer, then over viewers.
+
+What a slate brought does not count. Of the movies that were shown a viewer finds many, of the others few, so whoever
+ranks as the model in charge did would win, and a better one lose: the selection bias of recommendations (Schnabel,
+Swaminathan, Singh, Chandak and Joachims, "Recommendations as treatments", ICML 2016).
 """
 
 import hashlib
@@ -17,7 +21,7 @@ from conf.settings import Evaluate
 from events.event import POSITIVE
 from models import ranking
 from models.base import Recommender
-from models.interactions import DAY_MS, Interactions, LiveCounts, histories_of, live_counts, roll_forward
+from models.interactions import DAY_MS, Interactions, LiveCounts, Shown, histories_of, live_counts, roll_forward
 from models.ranking import Interval, Windows
 
 CUTS = (10, 20)
@@ -154,6 +158,7 @@ def disguise(interactions: Interactions, seed: int) -> Interactions:
         user_ids=user_ids,
         catalogue=catalogue,
         unrated=None,
+        shown=_renamed_slates(interactions.shown, users, movies),
     )
 
 
@@ -203,7 +208,7 @@ def _to_find(
     size = len(interactions.catalogue)
     low, high = np.searchsorted(interactions.times, [start_ms, end_ms])
     users, items = interactions.users[low:high].astype(np.int64), interactions.items[low:high]
-    liked = interactions.strengths[low:high] >= POSITIVE
+    liked = (interactions.strengths[low:high] >= POSITIVE) & interactions.own[low:high]
     pairs = np.unique(users[liked] * size + items[liked])
     if len(past):
         mine = np.isin(past.users, pairs // size)
@@ -253,6 +258,13 @@ def _join(parts: list[np.ndarray], dtype: type) -> np.ndarray:
 
 def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else float("nan")
+
+
+def _renamed_slates(shown: Shown | None, users: np.ndarray, movies: np.ndarray) -> Shown | None:
+    if shown is None:
+        return None
+    items = np.append(movies, -1)[shown.items].astype(np.int32)  # the last is for -1
+    return Shown(users[shown.users].astype(np.int32), shown.times, items)
 
 
 def _renamed(names: np.ndarray, key: str) -> tuple[np.ndarray, np.ndarray]:

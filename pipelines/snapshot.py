@@ -1,10 +1,12 @@
 """A snapshot: the history as models see it, cut once, kept as Parquet and named by its content.
 
-    <snapshots>/<id>/interactions.parquet   user, item: int32 codes; time: ms; strength: 0 to 1; oldest first
+    <snapshots>/<id>/interactions.parquet   user, item: int32 codes; time: ms; strength: 0 to 1; slate: the row of the
+                                            slate that brought it, -1 where none did; oldest first
                      users.parquet          id; a user's code is its row
                      movies.parquet         id, title, genres; a movie's code is its row
                      genres.parquet         name, in the order in which the catalogue first named them
                      unrated.parquet        user, item, runs: pairs without a rating, and which minutes were watched
+                     slates.parquet         user, time, items: what viewers were served of late, oldest first
                      statistics.json        what the `inputs` gate and the drift report compare
                      manifest.json          SHA-256 of each file; the id is the hash of these
 
@@ -37,11 +39,19 @@ from events.log import LocalLog, LogError
 from events.reading import nothing_yet, reading_log
 from events.store import StoreError, history_store, locked
 from models.interactions import Catalogue, Interactions, Unrated
+from pipelines import slates
 from pipelines.batch_mode import batch_mode
 from pipelines.statistics import statistics_of
 
-FORMAT = 2
-TABLES = ("interactions.parquet", "users.parquet", "movies.parquet", "genres.parquet", "unrated.parquet")
+FORMAT = 3
+TABLES = (
+    "interactions.parquet",
+    "users.parquet",
+    "movies.parquet",
+    "genres.parquet",
+    "unrated.parquet",
+    "slates.parquet",
+)
 FILES = (*TABLES, "statistics.json")
 MINUTES = 100_001  # a watched minute is below this
 GENRES = pa.list_(pa.field("element", pa.string()))  # as Parquet names it: the same where no movie has any
@@ -74,8 +84,9 @@ def cut(home: Home, settings: Settings, progress: Callable[[int], None] | None =
         events = read_topic(store, EVENTS, EVENT_COLUMNS)
         movies = read_topic(store, CATALOGUE)
         unreadable = len(read_topic(store, DEAD_LETTER, ["offset"]))
+        served = slates.served(store, settings, pc.max(events["ts"]).as_py() or 0)
         with locked(home.snapshots):
-            tables = _tables(events, movies, settings.snapshot)
+            tables = _tables(events, movies, served, settings)
             counted = {"events": len(events) + len(movies), "unreadable": unreadable}
             statistics = statistics_of(*tables[:3], **counted, offset=_offset(events, reached))
             return replace(_keep(home.snapshots, tables, statistics), note=batch_mode(home, settings))
@@ -99,7 +110,7 @@ def load(folder: Path) -> Snapshot:
             raise SnapshotError(f"{folder / name} is not the file that was cut: its SHA-256 differs. Cut it again")
     if _id(manifest) != folder.name:
         raise SnapshotError(f"{folder / 'manifest.json'} is not the manifest of snapshot {folder.name}. Cut it again")
-    rows, users, movies, genres, unrated = (pq.read_table(folder / name) for name in TABLES)
+    rows, users, movies, genres, unrated, served = (pq.read_table(folder / name) for name in TABLES)
     statistics = json.loads((folder / "statistics.json").read_text())
     interactions = Interactions(
         users=rows["user"].to_numpy(),
@@ -110,12 +121,14 @@ def load(folder: Path) -> Snapshot:
         catalogue=_catalogue(movies, genres["name"].to_pylist()),
         end_ms=statistics["end_ms"],
         unrated=_unrated_of(unrated),
+        shown=slates.shown(served),
+        brought_by=rows["slate"].to_numpy(),
     )
     return Snapshot(folder.name, folder, interactions, statistics)
 
 
-def _tables(events: pa.Table, movies: pa.Table, conf: SnapshotSettings) -> tuple[pa.Table, ...]:
-    """Interactions, users, movies, genres and unrated pairs of a history: the `TABLES`."""
+def _tables(events: pa.Table, movies: pa.Table, served: pa.Table, settings: Settings) -> tuple[pa.Table, ...]:
+    """Interactions, users, movies, genres, unrated pairs and slates of a history: the `TABLES`."""
     events = events.filter(pc.is_valid(events["movie_id"]))
     if not len(events):
         raise SnapshotError(
@@ -126,10 +139,14 @@ def _tables(events: pa.Table, movies: pa.Table, conf: SnapshotSettings) -> tuple
     named = pa.chunked_array([*events["movie_id"].chunks, *movies["movie_id"].chunks], pa.string())
     offsets = pa.chunked_array([*events["offset"].chunks, *movies["offset"].chunks], pa.int64())
     items, movie_ids = _codes(named, offsets)
-    rows, unrated = _interactions(events, users, items[: len(events)], len(movie_ids), conf)
+    rows, unrated = _interactions(events, users, items[: len(events)], len(movie_ids), settings.snapshot)
+    served = slates.table(served, user_ids, movie_ids)
+    acts = slates.Acts(*(rows[name].to_numpy() for name in ("user", "item", "time")))
+    window_ms = round(settings.experiment.window_hours * slates.HOUR_MS)
+    rows = rows.append_column("slate", pa.array(slates.brought_by(slates.shown(served), acts, window_ms)))
     genres = pc.unique(pc.list_flatten(movies["genres"]))
     catalogue = _movies(movies, items[len(events) :], movie_ids)
-    return rows, pa.table({"id": user_ids}), catalogue, pa.table({"name": genres}), unrated
+    return rows, pa.table({"id": user_ids}), catalogue, pa.table({"name": genres}), unrated, served
 
 
 def _codes(ids: pa.ChunkedArray, offsets: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from models.interactions import Catalogue, Histories, Interactions, LiveCounts
+from models.interactions import Catalogue, Histories, Interactions, LiveCounts, Shown
 
 Value = Interactions | Histories | LiveCounts
 
@@ -29,7 +29,10 @@ def write(folder: Path, value: Value, catalogue: Path) -> None:
     folder.mkdir()
     plain: dict[str, Any] = {"catalogue": str(catalogue)}
     for name, part in _parts(value).items():
-        if isinstance(part, np.ndarray):
+        if isinstance(part, Shown):
+            for column in fields(part):
+                np.save(folder / f"{name}.{column.name}.npy", getattr(part, column.name), allow_pickle=False)
+        elif isinstance(part, np.ndarray):
             np.save(folder / f"{name}.npy", part, allow_pickle=False)
         else:
             plain[name] = list(part) if isinstance(part, list | tuple) else part
@@ -45,6 +48,8 @@ def read(folder: Path, kind: type[Value], catalogues: dict[str, Catalogue]) -> A
     if kind is LiveCounts:
         plain["half_lives_days"] = tuple(plain["half_lives_days"])
     parts: dict[str, Any] = {file.stem: _read_only(file) for file in folder.glob("*.npy")}
+    if slates := {name: parts.pop(name) for name in list(parts) if "." in name}:
+        parts["shown"] = Shown(**{name.partition(".")[2]: part for name, part in slates.items()})
     return kind(**parts, **plain, catalogue=catalogues[place])
 
 

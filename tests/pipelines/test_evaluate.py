@@ -9,7 +9,7 @@ import pytest
 from conf.settings import Evaluate
 from models.base import Recommender
 from models.ease import EASE
-from models.interactions import DAY_MS, Catalogue, Histories, Interactions, LiveCounts
+from models.interactions import DAY_MS, Catalogue, Histories, Interactions, LiveCounts, Shown
 from models.popularity import Popularity
 from pipelines.evaluate import SLICES, Evaluation, difference, disguise, evaluate, windows
 
@@ -164,3 +164,24 @@ def test_nobody_with_anything_to_find_is_nan_not_a_crash() -> None:
 def test_windows_follow_the_settings(crowd: Interactions) -> None:
     found = windows(crowd, Evaluate(test_days=3, validation_days=5))
     assert (found.test_start_ms, found.validation_start_ms) == (27 * DAY_MS, 22 * DAY_MS)
+
+
+def test_what_a_slate_brought_is_not_to_be_found() -> None:
+    """Whoever ranks as the model in charge did would win."""
+    rows = [(0, 1, 5.0, 1.0), (0, 2, 20.0, 1.0), (0, 3, 20.1, 1.0), (1, 4, 20.2, 1.0)]
+    shown = Shown(np.array([0, 1], np.int32), np.array([20, 20]) * DAY_MS, np.array([[2, 9], [4, 9]], np.int32))
+    whole = replace(history(rows), shown=shown, brought_by=np.array([-1, 0, -1, 1], np.int32))
+    found = evaluate(Constant(), whole, 19 * DAY_MS, 30 * DAY_MS)
+    assert found.viewers.tolist() == [0]
+    assert found.values["recall@20"].tolist() in ([0.0], [1.0])  # one movie is right, not two
+    assert windows(whole, Evaluate(test_days=1, validation_days=1, min_viewers=1)).test_start_ms <= 20.1 * DAY_MS
+
+
+def test_a_disguise_keeps_what_slates_showed_and_brought(crowd: Interactions) -> None:
+    shown = Shown(crowd.users[:50], crowd.times[:50], np.stack([crowd.items[:50], np.full(50, -1)], axis=1))
+    brought_by = np.append(np.arange(50), np.full(len(crowd) - 50, -1)).astype(np.int32)
+    whole = replace(crowd, shown=shown, brought_by=brought_by)
+    hidden = disguise(whole, 1)
+    assert whole.liked_places.any()
+    assert np.array_equal(whole.liked_places, hidden.liked_places)
+    assert not np.array_equal(whole.shown.items, hidden.shown.items) if whole.shown and hidden.shown else False

@@ -187,7 +187,7 @@ def test_a_damaged_snapshot_is_named_and_cut_again(home: Home, name: str, damage
     if damage == "missing":
         file.unlink()
     else:
-        file.write_bytes(content.replace(b"2", b"3") + b" " if damage == "altered" else content[: len(content) // 2])
+        file.write_bytes(content.replace(b"3", b"4") + b" " if damage == "altered" else content[: len(content) // 2])
     with pytest.raises(SnapshotError, match=name.replace(".", r"\.")):
         load(kept.folder)
     assert cut(home, SETTINGS).id == kept.id
@@ -224,15 +224,65 @@ def test_a_full_disk_is_named_and_leaves_no_half_snapshot(home: Home, need: Call
     assert len(cut(home, SETTINGS).interactions) == 1
 
 
+def slate(user: str, when: int, *movies: str, arm: str = "champion", failure: str = "") -> Impression:
+    return Impression(
+        event_id=f"{user}-{when}", ts=START + when, wall_ts=START, user_id=user, arm=arm, release="r", rung="model",
+        items=movies, propensities=(1.0,) * len(movies), k=10, latency_ms=1.0, failure=failure,
+    )  # fmt: skip
+
+
 def test_the_offset_is_that_of_the_newest_event_whatever_else_is_logged(home: Home) -> None:
     first = snapshot_of(home, movie("x", "X"), rating("a", "x", 1), rating("b", "x", 2))
     assert first.statistics["offset"] == 3
-    slate = Impression(
-        event_id="i", ts=START, wall_ts=START, user_id="a", arm="champion", release="r", rung="model",
-        items=("x",), propensities=(1.0,), k=1, latency_ms=1.0,
-    )  # fmt: skip
-    assert snapshot_of(home, slate).id == first.id
+    assert snapshot_of(home, slate("a", 0, "x")).statistics["offset"] == 3
     assert snapshot_of(home, click("a", "x", 3)).statistics["offset"] == 5
+
+
+def test_what_a_slate_brought_is_known(home: Home) -> None:
+    day = 86_400_000
+    found = snapshot_of(
+        home,
+        *(movie(name, name.upper()) for name in "xyz"),
+        slate("a", 0, "x", "y"),
+        slate("a", 1000, "y", "gone"),
+        slate("b", 0, "x"),
+        rating("a", "x", 5000, 2.0),
+        rating("a", "y", 6000),
+        rating("a", "z", 7000),
+        rating("b", "x", day + 1),  # too late
+        rating("c", "x", 0),
+    ).interactions
+    assert found.shown is not None
+    assert found.brought_by is not None
+    codes = found.catalogue.index
+    assert found.shown.items[:, :3].tolist() == [
+        [codes["x"], codes["y"], -1],
+        [codes["x"], -1, -1],
+        [codes["y"], -1, -1],
+    ]
+    who, what = found.user_ids[found.users].tolist(), found.catalogue.ids[found.items].tolist()
+    by = zip(who, what, found.brought_by.tolist(), strict=True)
+    assert {(user, item): slate for user, item, slate in by} == {
+        ("c", "x"): -1,
+        ("a", "x"): 0,
+        ("a", "y"): 2,
+        ("a", "z"): -1,
+        ("b", "x"): -1,
+    }
+    assert found.own.sum() == 3
+    assert np.argwhere(found.liked_places).tolist() == [[2, 0]]  # two stars are no liking
+    past = found.before(START + 6000)
+    assert not past.liked_places.any()
+    assert len(found.before(START + 1000).shown.times) == 2
+
+
+def test_slates_of_others_of_bots_and_of_strangers_are_left_out(home: Home) -> None:
+    bot = [slate("bot", when, "x") for when in range(101)]
+    failed = [slate("a", 1, failure="no answer"), slate("a", 2, "x", arm="site"), slate("nobody", 3, "x")]
+    kept = snapshot_of(home, movie("x", "X"), *bot, *failed, *(rating(name, "x", 200) for name in ("bot", "a")))
+    assert kept.interactions.shown is not None
+    assert not len(kept.interactions.shown.times)
+    assert kept.interactions.own.all()
 
 
 def test_statistics(home: Home) -> None:
