@@ -29,6 +29,8 @@ LONGEST_NAME = 80  # characters
 RATIO_LEVEL = 0.01  # of a false alarm of the sample ratio, over the whole experiment
 RATIO_PRIOR = 100.0  # how sure the alternative is of the declared shares: as if it had seen so many viewers
 
+POWER = 0.99  # with which an A/B is planned to find the change that is worth finding
+
 Verdict = Literal["promote", "keep", "invalid", "cannot say"]
 
 
@@ -269,6 +271,16 @@ def users_for(power: float, effect: float, sd: float, level: float = 0.95) -> in
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
+
+
+def days_for(plan: Plan, means: np.ndarray, days: float, power: float = POWER) -> float:
+    """Days in which a change of the plan's effect is found with that power, if viewers come and like as they did.
+
+    means: (n,) the metric's mean of each viewer who came in so many `days`, all served by the champion; not all 0 or
+    equal. Information comes evenly: from new viewers as well as from those who come again.
+    """
+    needed = users_for(power, plan.effect * float(means.mean()), float(means.std(ddof=1)), plan.level)
+    return needed * days / (len(means) * min(plan.share, 1 - plan.share))
 
 
 def sample_ratio_p(users: tuple[int, int], share: float) -> float:

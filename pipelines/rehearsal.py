@@ -3,8 +3,9 @@
     days with slates → taste moves → drift report, mailed → retrain → challenger → A/B → promotion → rollback
 
 Viewers are fitted to the history that the first half served from, and meet the running service; every step is the verb
-that a home runs by its schedule. What happens is decided by what the viewers do: where an A/B of the length that fits
-a demo does not show that the challenger is better, it stays challenger no longer, and the story says so.
+that a home runs by its schedule. What happens is decided by what the viewers do: the A/B is as long as it must be to
+find a change worth finding, by what came of slates before it; where it does not show that the challenger is better, it
+stays challenger no longer, and the story says so.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from events.sources.audience import Shift
 from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Ledger
 from monitoring.experiment import listed
-from pipelines import experiment, report, takeup
+from pipelines import experiment, report, sizing, takeup
 from pipelines.promote import rollback
 from pipelines.reconcile import Reconciler
 from pipelines.retrain import retrain
@@ -33,19 +34,23 @@ from pipelines.train import train
 Challenger = Literal["retrained", "equal", "worse"]
 QUIET_DAYS, MOVED_DAYS = 7, 9  # a window that is compared with, then one that moved, looked at on two days
 STRENGTH, SHARE = 1.0, 0.5  # of the movement, and of the viewers whom it takes
-AB_DAYS = 14  # at most
+AB_DAYS = 14  # at most, so that a demo ends
+EFFECT = 0.2  # a demo looks for a fifth more, a site, which has months, for a tenth
 VISITS = 2000  # a day, of viewers fitted to a history: so that an A/B of days has as many slates as one of months
 ACTOR = "demo"
 WORSE = "pipelines.upside_down.UpsideDown"
 
 
 def rehearsed(settings: Settings) -> Settings:
-    """The settings of a demo: many visits a day, where none are set, and an A/B of days."""
+    """The settings of a demo, where none are set by hand: many visits a day, and an A/B of days."""
     audience, plan = settings.audience, settings.experiment
+    limits: dict[str, float] = {"max_days": min(plan.max_days, max(AB_DAYS, plan.min_days))}
+    if "effect" not in plan.model_fields_set:
+        limits["effect"] = EFFECT
     return settings.model_copy(
         update={
             "audience": audience.model_copy(update={"fitted_visits": audience.fitted_visits or VISITS}),
-            "experiment": plan.model_copy(update={"max_days": min(plan.max_days, max(AB_DAYS, plan.min_days))}),
+            "experiment": plan.model_copy(update=limits),
         }
     )
 
@@ -82,6 +87,8 @@ class Rehearsal:
 
     def challenge(self, stage: Stage) -> None:
         """Without a challenger there is no A/B."""
+        if stage.day:
+            self.size()
         if self.retrain() is not None:
             self.experiment(stage)
 
@@ -102,6 +109,18 @@ class Rehearsal:
             self.board["mail"] = report.post(self.home, self.settings, found)
             self.board["drift"] = {"verdict": found.verdict, "report": str(found.html)}
             step.note = f"{found.verdict}: {' '.join(found.sentences[:2])} Mail {self.board['mail']} is in the outbox."
+
+    def size(self) -> None:
+        """Declare an A/B of as many days as its power asks for, within what a demo allows."""
+        with self.story.step("size", "of the A/B, from the variance and the pace of the days before it") as step:
+            plan, found = self.settings.experiment, sizing.size(self.home, self.settings, days=MOVED_DAYS)
+            if found is None:
+                step.note = f"nothing came of the slates: at most {plan.max_days:g} days"
+                return
+            days = float(min(max(ceil(found.days), plan.min_days), plan.max_days))
+            planned = plan.model_copy(update={"max_days": days})
+            self.settings = self.settings.model_copy(update={"experiment": planned})
+            step.note = f"{found.sentence}; declared: at most {days:g} days"
 
     def retrain(self) -> int | None:
         """The challenger's version; None where nobody passed."""

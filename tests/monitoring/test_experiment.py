@@ -16,6 +16,7 @@ from monitoring.experiment import (
     Plan,
     PlanError,
     compare,
+    days_for,
     half_width,
     look,
     plain,
@@ -98,6 +99,19 @@ def test_the_size_for_99_per_cent_power_has_it(effect: float, sd: float) -> None
     ]
     assert sum(found) >= 980  # 3 standard deviations below 990
     assert users_for(0.8, effect, sd) < size < users_for(0.99, effect, sd, level=0.99)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.2])
+def test_the_days_for_99_per_cent_power_have_it(share: float) -> None:
+    rng, plan = np.random.default_rng(3), Plan("size", effect=0.2, share=share)
+    days = days_for(plan, rng.poisson(0.5, 3000) + rng.normal(0, 0.5, 3000), 6)
+    arms = round(3000 / 6 * days * (1 - share)), round(3000 / 6 * days * share)
+
+    def draws(mean: float, count: int) -> np.ndarray:
+        return rng.poisson(mean, count) + rng.normal(0, 0.5, count)
+
+    found = [compare(draws(0.5, arms[0]), draws(0.6, arms[1]), level=0.95, effect=0.2).low > 0 for _ in range(400)]
+    assert sum(found) >= 388  # 99 %, less 4 standard deviations
 
 
 def test_the_sequence_is_tightest_where_it_was_tuned() -> None:

@@ -27,7 +27,9 @@ def test_it_leaves_what_is_watched_most_for_the_middle() -> None:
 
 
 def test_what_was_set_by_hand_stays() -> None:
-    by_hand = Settings(audience=AudienceConf(fitted_visits=300), experiment=Experiment(min_days=3, max_days=5))
+    by_hand = Settings(
+        audience=AudienceConf(fitted_visits=300), experiment=Experiment(min_days=3, max_days=5, effect=0.1)
+    )
     assert rehearsed(by_hand) == by_hand
     longer = rehearsed(Settings(experiment=Experiment(min_days=20, max_days=40)))
     assert (longer.experiment.max_days, longer.audience.fitted_visits) == (20, 2000)
