@@ -27,9 +27,10 @@ class Size:
 
     @property
     def sentence(self) -> str:
+        seen = f"{self.viewers:,} viewers in {self.seen_days:.3g} days, {self.mean:.3g} {self.metric} a slate"
         return (
-            f"{self.viewers:,} viewers in {self.seen_days:.3g} days, {self.mean:.3g} {self.metric} a slate with a "
-            f"deviation of {self.sd:.2g}: {self.power:.0%} power for a change of {self.effect:.0%} takes {self.days:.3g} days"
+            f"{seen} with a deviation of {self.sd:.2g}; {self.power:.0%} power for a change of {self.effect:.0%} takes "
+            f"{self.days:.3g} days"
         )
 
 
