@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from conf.settings import Train
 from models.base import slates
-from models.interactions import DAY_MS, Catalogue, Interactions, histories_of, live_counts
+from models.interactions import DAY_MS, Catalogue, Interactions, Shown, histories_of, live_counts
 from models.popularity import Popularity
 from pipelines.candidate import Candidate, CandidateFailed, start
 
@@ -140,6 +141,14 @@ def test_it_is_told_only_the_past(made: Callable[..., Candidate], history: Inter
         f"assert history.times.max() < {5 * DAY_MS}"
     )
     made(fit=look).fit(history.before(5 * DAY_MS))
+
+
+def test_it_is_told_which_slates_were_served(made: Callable[..., Candidate], history: Interactions) -> None:
+    shown = Shown(history.users[:2], history.times[:2], np.stack([history.items[:2], np.full(2, -1, np.int32)], axis=1))
+    brought_by = np.append([0, 1], np.full(len(history) - 2, -1)).astype(np.int32)
+    whole = replace(history, shown=shown, brought_by=brought_by)
+    made(fit="assert history.liked_places.tolist() == [[True, False]] * 2").fit(whole)
+    made(fit="assert history.shown is None and history.own.all()").fit(history)
 
 
 def test_it_finds_no_home(made: Callable[..., Candidate], history: Interactions) -> None:
