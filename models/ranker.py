@@ -10,6 +10,7 @@ those are looked at because they are there. So, once enough slates were served, 
 viewers took of them (models/choice.py).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -83,7 +84,7 @@ class Ranker(Recommender):
     genre_names: list[str]
     knots: np.ndarray  # (4, knots) of the lift's curves
     heights: np.ndarray  # (4, knots); zero where there was too little to learn from
-    weights: list[float]  # of log popularity and of the lift
+    weights: Sequence[float] = (1.0, RankerConfig.lift_weight)  # of log popularity and of the lift
     similar: csr_array  # (items of the fit, same) cosine of the nearest neighbours
     _signals: Signals
     _stage: "tuple[LiveCounts, HotStage] | None" = None
