@@ -406,7 +406,8 @@ def replay(
     if as_json:
         _print(done, as_json=True)
     else:
-        told = {name: value for name, value in asdict(done).items() if value not in (None, {}) and name != "notes"}
+        nothing = ("None", "{}", "0")
+        told = {k: value for k, value in asdict(done).items() if str(value) not in nothing and k != "notes"}
         _print(told, as_json=False)
         print(*(f"- {note}" for note in done.notes), sep="\n")
     return 0

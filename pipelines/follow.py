@@ -5,11 +5,13 @@ Lines are stored first and their positions in the topic committed then; the id o
 what was removed before it was read, is in the dead letter with partition and offset.
 """
 
+import hashlib
 import os
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 from conf.errors import PlainError
@@ -22,6 +24,9 @@ from events.kafka_link import KafkaAway
 from events.log import LocalLog, LogFull
 from events.sources.dialects import SCALES
 from events.sources.topic import Batch, Gap, Line, Start, Topic
+from monitoring.mail import stamped
+from pipelines.notices import of_quarantined
+from pipelines.outbox import post
 
 WAIT_S = 0.5  # for new lines, before it is asked whether to end
 LOOK_S = 5.0  # between two looks at how far the end is
@@ -75,8 +80,8 @@ def follow(
     name = group or _own_group(home)
     reader = Topic(settings.kafka, topic, name, start)
     try:
-        with LocalLog(home.log) as log:
-            following = _Following(reader, log, settings, Followed(topic, name), ended, say, progress)
+        with LocalLog(home.log, max_mb=settings.kafka.cap_mb) as log:
+            following = _Following(home, reader, log, settings, Followed(topic, name), ended, say, progress)
             while not ended():
                 if not following.step() and once and following.at_the_end():
                     break
@@ -88,6 +93,7 @@ def follow(
 
 @dataclass
 class _Following:
+    home: Home
     reader: Topic
     log: LocalLog
     settings: Settings
@@ -98,7 +104,7 @@ class _Following:
     looked_s: float = field(default_factory=time.monotonic)
     read_then: int = 0  # lines, at the last look
     away_since_s: float | None = None
-    bad: list[Unreadable] = field(default_factory=list)  # since the last look
+    bad: list[Unreadable] = field(default_factory=list)  # since the last look, gaps too
 
     def step(self) -> bool:
         """One batch; whether there was any."""
@@ -134,15 +140,23 @@ class _Following:
                 self.say(f"Kafka is back after {now_s - self.away_since_s:.0f} s")
             self.away_since_s = None
         if self.bad:
-            first = self.bad[0]
-            self.say(
-                f"{len(self.bad)} that cannot be read, kept in the dead letter; the first: {first.source} at offset "
-                f"{first.line}: {first.reason}"
-            )
+            self._tell()
         rate = (self.done.read - self.read_then) / max(now_s - self.looked_s, 1e-3)
         waiting = "Kafka is away" if self.away_since_s is not None else f"{self.done.behind:,} behind"
         self.progress(f"{self.done.topic}: {self.done.read:,} lines, {rate:,.0f}/s, {waiting}")
         self.looked_s, self.read_then, self.bad = now_s, self.done.read, []
+
+    def _tell(self) -> None:
+        """What came into the dead letter: here, and at most once an hour by mail."""
+        first = self.bad[0]
+        what = f"{first.source} at offset {first.line}: {first.reason}"
+        self.say(f"{len(self.bad)} more in the dead letter; the first: {what}")
+        hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+        mark = hashlib.sha256(self.done.topic.encode()).hexdigest()[:8]
+        try:
+            post(self.home, self.settings, of_quarantined(self.done.topic, self.bad), stamp=stamped(hour, mark))
+        except OSError as why:
+            self.say(f"no letter could be kept about that: {why.strerror or why}")
 
     def _store(self, batch: Batch) -> bool:
         """Whether it is stored: not where it was time to end before the log, which was full, had room for it."""
@@ -162,6 +176,7 @@ class _Following:
                 return False
             time.sleep(AGAIN_S)
         self._count(lines, batch.gaps, sum(part.added for topic, part in stored.items() if topic != DEAD_LETTER))
+        self.bad += gaps
         return True
 
     def _count(self, lines: list[AnyEvent], gaps: list[Gap], added: int) -> None:
@@ -173,8 +188,6 @@ class _Following:
         self.done.duplicates += len(lines) - len(bad) - added
         self.done.gaps += len(gaps)
         self.done.missed += sum(gap.missing for gap in gaps)
-        for gap in gaps:
-            self.say(f"{_source(self.done.topic, gap)}: {_missing(gap)}; that is noted in the dead letter")
 
 
 def _rules(settings: Settings) -> Rules:

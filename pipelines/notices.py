@@ -1,15 +1,19 @@
 """Letters about jobs: one that failed, was refused or did not end, and those that are overdue; and about lag."""
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from conf.home import Home
 from events.clock import when
+from events.event import Unreadable
 from monitoring.letter import Letter, Section
 from pipelines.behind import Reader, next_command, words
 from pipelines.limited import STOPPED, Ended
 from pipelines.overdue import Late
 from pipelines.spool import Fill
+
+SHOWN = 10  # records of a topic that a letter names
 
 
 def of_ended(job: str, command: str, ended: Ended, began_wall_ms: int, output: Path) -> Letter:
@@ -59,4 +63,16 @@ def of_spool(home: Home, fill: Fill) -> Letter:
         subject=f"the spool fills: {fill.mb / fill.cap_mb:.0%}",
         summary=f"{said}. What was acknowledged waits there; once it is full, events are refused and slates go on.",
         sections=(Section("Next", helps),),
+    )
+
+
+def of_quarantined(topic: str, letters: Sequence[Unreadable]) -> Letter:
+    """Records of the site's topic that could not be read, or were gone before they were read."""
+    rows = (("partition", "offset", "why"), *((r.source, f"{r.line}", r.reason) for r in islice(letters, SHOWN)))
+    helps = ("greenlight data export - --dead-letter shows all of them", "tell who writes into the topic")
+    return Letter(
+        subject=f"{topic}: {len(letters)} in the dead letter",
+        summary=f"{len(letters)} times, what stands in {topic} could not be read or was gone; the rest goes on. What "
+        "follows within the hour is not told again.",
+        sections=(Section("The first", rows=rows), Section("Next", helps)),
     )

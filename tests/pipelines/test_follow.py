@@ -22,6 +22,7 @@ from events.log import LocalLog
 from models.shelf import load_file
 from pipelines.broker import Node
 from pipelines.follow import Followed, FollowError, follow
+from pipelines.outbox import letters
 
 pytestmark = pytest.mark.server
 
@@ -98,9 +99,8 @@ def test_evt_01_what_cannot_be_read_is_quarantined_and_the_rest_goes_on(
         (f"{topic}-0", 1, "null value"),
         (f"{topic}-0", 2, "expected <time>,<userid>,<what happened>"),
     ]
-    assert said == [
-        f"3 that cannot be read, kept in the dead letter; the first: {topic}-0 at offset 0: {dead(home)[0][2]}"
-    ]
+    assert said == [f"3 more in the dead letter; the first: {topic}-0 at offset 0: {dead(home)[0][2]}"]
+    assert [letter.subject for letter in letters(home)] == [f"{topic}: 3 in the dead letter"]
 
 
 def test_it_goes_on_where_it_was_and_reading_again_adds_nothing(
@@ -140,7 +140,7 @@ def test_what_retention_removed_is_a_gap_that_is_counted_said_and_kept(
     assert (done.gaps, done.missed, done.read, done.added) == (1, 7, 10, 10)
     missing = "a gap: offsets 3 to 9 were removed by the topic's retention before they were read"
     assert dead(home) == [(f"{topic}-0", 3, missing)]
-    assert said == [f"{topic}-0: {missing}; that is noted in the dead letter"]
+    assert said == [f"1 more in the dead letter; the first: {topic}-0 at offset 3: {missing}"]
     assert once(home, kafka, topic).gaps == 0
 
 
@@ -190,6 +190,18 @@ def test_evt_03_milliseconds_and_a_ten_point_site(home: Home, kafka: Any, topic:
     with LocalLog(home.log) as log:
         assert log.now_ms() == 1_700_000_099_000
     assert {event.strength for event in stored(home) if isinstance(event, Rating)} == {0.8, 1.0}
+
+
+def test_a_log_at_its_cap_is_waited_for(home: Home, kafka: Any, topic: str, produce: Produce) -> None:
+    produce(line(1))
+    with LocalLog(home.log) as log:
+        log.append(EVENTS, [Watch(event_id="e", ts=1, user_id="u", movie_id="m" * 200, minute=1)])
+    said: list[str] = []
+    settings = Settings(kafka=kafka.conf(spool_max_mb=0.001))
+    done = follow(home, settings, topic, ended=lambda: bool(said), say=said.append)
+    assert (done.read, len(stored(home))) == (0, 1)
+    assert "nothing was stored; the topic waits" in said[0]
+    assert once(home, kafka, topic).added == 1
 
 
 def test_what_stands_in_the_way_is_one_sentence(home: Home, kafka: Any) -> None:
