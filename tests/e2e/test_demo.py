@@ -20,7 +20,7 @@ Greenlight = Callable[..., subprocess.CompletedProcess[str]]
 STEPS = [
     *("events in", "snapshot", "train", "gates", "a bad candidate", "first champion", "Bento", "serve"),
     *("first slate", "weights gone", "back"),
-    *("audience", "viewers react", "taste moves", "drift report", "retrain", "A/B", "promotion"),
+    *("audience", "viewers react", "taste moves", "drift report", "size", "retrain", "A/B", "promotion"),
 ]
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600), pytest.mark.xdist_group("demo")]
