@@ -42,9 +42,10 @@ class Site(NamedTuple):
 
 
 @contextmanager
-def site(folder: Path, proxy: Proxy, conf: Kafka, model: str, tell: object = print) -> Iterator[Site]:
-    """`greenlight up` on MovieTweetings with a model trained; `conf` names the proxy."""
-    home, settings = Home(folder / "home").open(), load({}).model_copy(update={"kafka": conf})
+def site(folder: Path, proxy: Proxy, conf: Kafka, model: str) -> Iterator[Site]:
+    """`greenlight up` on MovieTweetings, its model trained before Kafka is in use; conf names the proxy. Begins when
+    all of the log has gone through Kafka."""
+    home, settings = Home(folder / "home").open(), load({})
     import_data(home, settings, "movietweetings")
     training = train(home, settings, models=(model,))
     if package_champion(home, settings, training) is None:
@@ -54,7 +55,7 @@ def site(folder: Path, proxy: Proxy, conf: Kafka, model: str, tell: object = pri
     users = json.loads((release / "viewers" / "ids.json").read_text())[-VIEWERS:]
     movies = json.loads((release / "catalogue" / "ids.json").read_text())[:2000]
     with up(home, GREENLIGHT_KAFKA=json.dumps(conf.model_dump(mode="json"))) as ready:
-        made = Site(home, settings, proxy, ready["api"], key, users, movies)
+        made = Site(home, settings.model_copy(update={"kafka": conf}), proxy, ready["api"], key, users, movies)
         caught_up_s(made)
         yield made
 
