@@ -581,6 +581,30 @@ def report_drift(
     return 0
 
 
+@experiment.command("size")
+def experiment_size(
+    days: Annotated[float, typer.Option(min=1, help="Of slates to go by, the last ones.")] = 14.0,
+    effect: Annotated[float | None, typer.Option(help="Change worth finding, a share of the champion's mean.")] = None,
+    as_json: Json = False,
+) -> int:
+    """How many days must an A/B have to find a change worth finding, with 99 % power? From what came of slates so far.
+
+    Example: `greenlight experiment size --effect 0.05`
+    """
+    from pipelines.sizing import size
+
+    home, settings = _home()
+    if effect is not None:
+        asked = settings.experiment.model_validate({**settings.experiment.model_dump(), "effect": effect})
+        settings = settings.model_copy(update={"experiment": asked})
+    found = size(home, settings, days=days)
+    if as_json:
+        _print(found, as_json)
+    else:
+        print(f"{found.sentence[:1].upper()}{found.sentence[1:]}.")
+    return 0
+
+
 @experiment.command("start")
 def experiment_start(
     version: Annotated[int, typer.Argument(help="The challenger's number, as the registry's pages show it.")],

@@ -113,9 +113,11 @@ class Rehearsal:
     def size(self) -> None:
         """Declare an A/B of as many days as its power asks for, within what a demo allows."""
         with self.story.step("size", "of the A/B, from the variance and the pace of the days before it") as step:
-            plan, found = self.settings.experiment, sizing.size(self.home, self.settings, days=MOVED_DAYS)
-            if found is None:
-                step.note = f"nothing came of the slates: at most {plan.max_days:g} days"
+            plan = self.settings.experiment
+            try:
+                found = sizing.size(self.home, self.settings, days=MOVED_DAYS)
+            except sizing.SizingError as why:
+                step.note = f"{why}; declared: at most {plan.max_days:g} days"
                 return
             days = float(min(max(ceil(found.days), plan.min_days), plan.max_days))
             planned = plan.model_copy(update={"max_days": days})

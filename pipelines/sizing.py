@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings
 from events.clock import now_ms
@@ -10,6 +11,10 @@ from monitoring.outcomes import per_viewer
 from pipelines.outcomes import slates_between
 
 DAY_MS = 86_400_000
+
+
+class SizingError(PlainError):
+    """Nothing is known that an A/B could be sized by."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +39,17 @@ class Size:
         )
 
 
-def size(home: Home, settings: Settings, *, days: float) -> Size | None:
-    """By the champion's slates of the last days; None where they tell nothing: nobody came, or nothing came of them."""
+def size(home: Home, settings: Settings, *, days: float) -> Size:
+    """By the champion's slates of the last days. SizingError where they tell nothing: nobody came, or all likewise."""
     plan, now = Plan.from_settings("size", settings.experiment), now_ms(home, settings)
     found = slates_between(home, settings, since_ms=now - round(days * DAY_MS), until_ms=now)
     viewers = per_viewer(found, settings.experiment)
     means = viewers.means(settings.experiment.metric).mean[viewers.arms == "champion"]
     if len(means) < 2 or means.mean() <= 0 or means.std() == 0:
-        return None
+        raise SizingError(
+            f"no A/B can be sized: {len(means):,} viewers were served by the champion in the last {days:g} days of the "
+            f"home's clock, and their {plan.metric} tell nothing"
+        )
     needed = days_for(plan, means, days)
     return Size(
         plan.metric, plan.effect, POWER, len(means), days, float(means.mean()), float(means.std(ddof=1)), needed

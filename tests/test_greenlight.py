@@ -36,6 +36,7 @@ VERBS = [
     ["data", "simulate"],
     ["data", "fetch"],
 ]
+VERBS += [["experiment", verb] for verb in ("size", "start", "status", "advance", "stop")]
 VERBS += [["mail", verb] for verb in ("list", "send", "drop", "test")]
 VERBS += [["keys", verb] for verb in ("create", "rotate", "revoke", "list")]
 
