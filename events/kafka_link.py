@@ -86,6 +86,7 @@ def plain_errors(conf: Kafka, doing: str) -> Iterator[None]:
 
 def plain(conf: Kafka, doing: str, why: BaseException) -> KafkaError:
     """One error of kafka-python as a plain sentence."""
+    why = _meant(why)
     if refusal := _refusal(conf, doing, why):
         return KafkaError(refusal)
     if not isinstance(why, errors.RetriableError):
@@ -98,6 +99,15 @@ def plain(conf: Kafka, doing: str, why: BaseException) -> KafkaError:
         return KafkaAway(f"Kafka at {conf.servers} ends every connection while {doing}: does it want {wanted}?")
     waited = f"does not answer within {conf.timeout_s:g} s while {doing} ({type(why).__name__})"
     return KafkaAway(f"Kafka at {conf.servers} {waited}")
+
+
+def _meant(why: BaseException) -> BaseException:
+    """The error that a bare one of kafka-python only names in its words, as it does of a refused producer id."""
+    if type(why) is errors.KafkaError:
+        kinds = [getattr(errors, name, None) for name in re.findall(r"\w+Error", str(why))]
+        named = [kind for kind in kinds if isinstance(kind, type) and kind is not errors.KafkaError]
+        return named[-1]() if named else why
+    return why
 
 
 def _refusal(conf: Kafka, doing: str, why: BaseException | None) -> str:

@@ -1,18 +1,29 @@
 """A Kafka that asks for TLS and a login, that keeps rights, or that is not there: what works, and what is said."""
 
 import socket
+import time
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaAdminClient
+from kafka.admin import (
+    ACL,
+    ACLOperation,
+    ACLPermissionType,
+    ACLResourcePatternType,
+    ResourcePattern,
+    ResourceType,
+)
 
 from conf.settings import Kafka
 from events.event import EVENTS, Account
-from events.kafka_link import KafkaAway, KafkaError
+from events.kafka_link import KafkaAway, KafkaError, client
 from events.kafka_log import KafkaLog
+from events.kafka_topics import ensure_topics
 from models.shelf import load_file
 
 FAULTS = Path(__file__).parents[1] / "faults"
@@ -84,6 +95,53 @@ def test_a_broker_that_takes_connections_and_says_nothing() -> None:
 def test_one_who_may_not_make_topics(guarded: Any) -> None:
     said = refusal(guarded.conf(user="guest", password="battery staple"))
     assert "user guest lacks the right for making the topic greenlight.events" in said
+
+
+def test_rights_that_are_lacking_one_by_one(guarded: Any) -> None:
+    """A guest who may look at topics; then write; then know of groups; then read: each time the next right is said."""
+    conf = guarded.conf(topic_prefix=str(uuid.uuid4()), user="guest", password="battery staple", timeout_s=5)
+    ensure_topics(guarded.conf(topic_prefix=conf.topic_prefix))
+    rights = KafkaAdminClient(**client(guarded.inside()))
+
+    def grant(kind: ResourceType, operation: ACLOperation) -> None:
+        named = ResourcePattern(kind, f"{conf.topic_prefix}.", ACLResourcePatternType.PREFIXED)
+        rights.create_acls([ACL("User:guest", "*", operation, ACLPermissionType.ALLOW, named)])
+
+    def told(trying: Callable[[KafkaLog], object]) -> str:
+        """What is said once Kafka knows of the right that was given last."""
+        log = KafkaLog(conf)
+        with pytest.raises(KafkaError) as met:
+            trying(log)
+        log.close()
+        return str(met.value)
+
+    one = [Account(event_id="e1", ts=1, user_id="u1")]
+    grant(ResourceType.TOPIC, ACLOperation.DESCRIBE)
+    within(lambda: KafkaLog(conf).close())
+    assert "lacks the right for appending to" in told(lambda log: log.append(EVENTS, one))
+    grant(ResourceType.TOPIC, ACLOperation.WRITE)
+    log = KafkaLog(conf)
+    within(lambda: log.append(EVENTS, one))
+    assert "lacks the right for looking how far group" in told(lambda log: log.read(EVENTS, "g"))
+    grant(ResourceType.GROUP, ACLOperation.READ)
+    within(lambda: log.lag(EVENTS, "g"))
+    assert "lacks the right for reading" in told(lambda log: log.read(EVENTS, "g"))
+    grant(ResourceType.TOPIC, ACLOperation.READ)
+    within(lambda: log.commit(EVENTS, "g", log.read(EVENTS, "g")[-1].offset))
+    log.close()
+    rights.close()
+
+
+def within(trying: Callable[[], object]) -> None:
+    """Until Kafka has taken note of a right."""
+    until = time.monotonic() + 60
+    while True:
+        try:
+            trying()
+            return
+        except KafkaError:
+            assert time.monotonic() < until
+            time.sleep(0.1)
 
 
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from pipelines.broker import Node
 
 certificates = load_file(Path(__file__).with_name("certificates.py")).certificates
 LOGIN = "SCRAM-SHA-512"
-START_S = 120.0
+START_S = 240.0
 STOP_S = 60.0
 
 
