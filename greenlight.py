@@ -124,18 +124,27 @@ def up(
 
 
 @app.command()
-def status(as_json: Json = False) -> int:
+def status(
+    alarm: Annotated[
+        bool, typer.Option("--alarm", help="For cron: only what is broken, that `up` does not run included.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
     """What is in force, what is broken, and the next command.
 
     Example: `greenlight status --json`
     """
-    from pipelines.status import parts, readers, settings_in_force
+    from pipelines.status import alarming, parts, readers, settings_in_force
 
     home, settings = Home.from_environment(), load()
     found, force = parts(home, settings), settings_in_force(settings)
+    if alarm:
+        found = alarming(found)
     if as_json:
         told = {"parts": [asdict(p) for p in found], "lag": [asdict(b) for b in readers(home, settings)]}
         _print({"home": str(home.root), **told, "settings": force}, as_json=True)
+    elif alarm:
+        print(*(f"{home.root}: {part.name}: {part.detail}: {part.next}\n" for part in found), sep="", end="")
     else:
         _print_status(home, found, force)
     return WRONG if any(part.state == "broken" for part in found) else 0

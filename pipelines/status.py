@@ -1,7 +1,8 @@
 """What is in force, what is broken, which command helps. Reads files only, so it works when everything is down."""
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,14 @@ def parts(home: Home, settings: Settings) -> list[Part]:
     with_settings = {"lag": health.lag, "kafka": health.kafka, "mirror": health.mirror}
     looks = health.LOOKS | {name: partial(look, settings=settings) for name, look in with_settings.items()}
     return found + [part for name, look in looks.items() for part in _all_checked(name, look, home)]
+
+
+def alarming(found: Iterable[Part]) -> list[Part]:
+    """What a clock that asks must hear of: what is broken, that nothing runs, that there is no home. The last two are
+    no fault to somebody who looks, but a silence that would pass for health."""
+    silent = ("home", "up")
+    woken = (replace(part, state="broken") if part.name in silent and part.state == "empty" else part for part in found)
+    return [part for part in woken if part.state == "broken"]
 
 
 def readers(home: Home, settings: Settings) -> list[Behind]:

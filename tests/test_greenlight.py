@@ -108,6 +108,12 @@ def test_status_names_the_broken_part_and_the_next_command(tmp_path: Path) -> No
     assert "greenlight" in log["next"]
 
 
+def test_status_for_cron_is_one_line_for_what_is_broken(tmp_path: Path) -> None:
+    done = greenlight(tmp_path / "h", "status", "--alarm")
+    assert (done.returncode, done.stdout.count("\n")) == (2, 1)
+    assert "does not exist yet" in done.stdout
+
+
 def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     for words in (["demo", "--once"], ["train"], ["data", "import", "movietweetings"]):

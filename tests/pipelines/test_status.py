@@ -4,6 +4,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from pipelines.carrier import Answer
 from pipelines.health import Part
 from pipelines.loop import write_json
 from pipelines.outbox import deliver, letters, post
-from pipelines.status import parts
+from pipelines.status import alarming, parts
 from serving.report import ArmReport, Refusal, Reporter, WorkerReport
 from tests.pipelines import town
 
@@ -62,6 +63,18 @@ def report(home: Home, refused: dict[str, Refusal] | None = None, **arm: str) ->
 def test_a_home_where_nothing_runs_is_not_broken(townhome: Home) -> None:
     assert [part.name for part in parts(townhome, Settings()) if part.state == "broken"] == []
     assert (found(townhome, "up").state, found(townhome, "up").next) == ("empty", "greenlight up")
+
+
+def test_who_is_asked_by_cron_tells_that_nothing_runs(townhome: Home, tmp_path: Path) -> None:
+    (silent,) = alarming(parts(townhome, Settings()))
+    assert (silent.name, silent.state, silent.next) == ("up", "broken", "greenlight up")
+    (nowhere,) = alarming(parts(Home(tmp_path / "misspelt"), Settings()))
+    assert (nowhere.name, nowhere.state) == ("home", "broken")
+
+
+def test_who_is_asked_by_cron_says_nothing_of_health(supervised: Home) -> None:
+    says(supervised, registry="up")
+    assert alarming(parts(supervised, Settings())) == []
 
 
 def test_a_supervisor_that_was_killed_and_one_that_hangs(townhome: Home) -> None:
