@@ -15,6 +15,7 @@ import os
 import random
 import time
 from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,7 @@ FOREVER_S = 1e9  # pybreaker waits by the wall clock, which jumps: the waiting i
 PAUSE_S, PAUSE_MAX_S = 0.1, 2.0  # between two probes: twice as long each time
 PATIENCE_S = 0.2  # of one step, for acknowledgements
 COMMIT_S = 0.2  # between two commits: each waits for the disk that serving writes to
+CHUNK, IN_FLIGHT_BYTES = 200, 32 << 20  # records read at once; bytes in flight beside `conf.in_flight` records
 LONG, SHOWN = 1 << 18, 10_000  # bytes from which a dead letter is sent shortened; characters that it shows then
 TOO_LARGE = "its {:,} bytes are more than is sent to Kafka"
 
@@ -88,6 +90,7 @@ class Relay:
         self._breaker = CircuitBreaker(FAILURES, FOREVER_S, exclude=[_not_kafkas], throw_new_error_on_trip=False)
         self._kafka: Producing | None = None
         self._room = 1  # records in flight: doubled as long as all goes well, up to `conf.in_flight`
+        self._bytes = 0  # of those that are
         self._suspects: set[tuple[str, int]] = set()  # topic and offset of what was refused among others
         self._heard = self._committed_at = time.monotonic()
         self._opened, self._probe_at = 0, 0.0  # times in a row that the breaker opened; when to try again
@@ -164,15 +167,21 @@ class Relay:
         self._lines.rotate()
         for line in self._lines:
             room = self._room - self._in_flight()
-            if room <= 0 or self._alone():
+            if room <= 0 or self._bytes > IN_FLIGHT_BYTES or self._alone():
                 return
-            for offset, body in self.spool.stored(line.topic, line.read, room):
+            for offset, body in self._next(line, room):
                 suspect = (line.topic, offset) in self._suspects
                 if suspect and self._in_flight():
                     return
                 self._hand_over(kafka, line, offset, body)
-                if suspect:
+                if suspect or self._bytes > IN_FLIGHT_BYTES:
                     return
+
+    def _next(self, line: Line, room: int) -> Iterator[tuple[int, bytes]]:
+        """The next records of a topic, a few at a time: a single one may have megabytes."""
+        while room > 0 and (rows := self.spool.stored(line.topic, line.read, min(room, CHUNK))):
+            yield from rows
+            room -= len(rows)
 
     def _hand_over(self, kafka: Producing, line: Line, offset: int, body: bytes) -> None:
         """Send one record, or give it up where it can never be sent."""
@@ -189,6 +198,7 @@ class Relay:
         except errors.KafkaError as why:
             raise plain(self.conf, "sending events", why) from why
         line.sent.append(Sent(offset, body, future, time.monotonic()))
+        self._bytes += len(body)
 
     def _settle(self, kafka: Producing) -> int:
         """Take off what was delivered, in order; how many records. KafkaError where something failed."""
@@ -196,6 +206,7 @@ class Relay:
         for line in self._lines:
             while line.sent and (line.sent[0].future is None or line.sent[0].future.succeeded()):
                 sent = line.sent.popleft()
+                self._bytes -= len(sent.body)
                 line.delivered, count = sent.offset, count + (sent.future is not None)
                 self._suspects.discard((line.topic, sent.offset))
         if kafka.stopped:
@@ -240,7 +251,7 @@ class Relay:
     def _drop(self) -> None:
         if self._kafka is not None:
             self._kafka.close()
-        self._kafka, self._room = None, 1
+        self._kafka, self._room, self._bytes = None, 1, 0
         for line in self._lines:
             line.rewind()
 

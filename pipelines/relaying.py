@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from conf.errors import PlainError
 from conf.home import Home
@@ -20,7 +20,7 @@ log = logging.getLogger("greenlight.relaying")
 
 IDLE_S = 0.1  # until the next look, where nothing came
 AGAIN_S = 2.0  # after the spool could not be used
-NOTE_S = 2.0
+NOTE_S, REST = 2.0, 10.0  # between two notes, or times what one took
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Relaying:
     settings: Settings
     trouble: str = ""  # of the spool; Kafka's is the relay's own
     _relay: Relay | None = None
-    _noted: tuple[float, str] = field(default=(float("-inf"), ""))
+    _noted: tuple[float, str] = (float("-inf"), "")  # when to note again, and what the breaker was
 
     def step(self) -> float:
         """Pass on what there is; how many seconds to wait before the next step."""
@@ -57,15 +57,16 @@ class Relaying:
 
     def _note(self, relay: Relay) -> None:
         """Now and then, and where the breaker changed. A disk that is full stops nobody."""
-        now = time.monotonic()
-        if relay.state == self._noted[1] and now - self._noted[0] < NOTE_S:
+        begun = time.monotonic()
+        if relay.state == self._noted[1] and begun < self._noted[0]:
             return
         told = {name: getattr(relay, name) for name in ("state", "since_wall_ms", "reason", "lag", "delivered", "dead")}
         try:
             note(self.home, "relay", told | {"beat_wall_ms": wall_ms()})
         except OSError as why:
             log.warning("%s cannot be written: %s", self.home.kafka, why.strerror or why)
-        self._noted = time.monotonic(), relay.state
+        took_s = time.monotonic() - begun  # counting a long backlog
+        self._noted = begun + max(NOTE_S, REST * took_s), relay.state
 
 
 def run(relaying: Relaying, wait: Callable[[float], bool]) -> None:

@@ -57,7 +57,7 @@ def simulate(
     try:
         moved = Shift.parse(shift) if shift else None
         home.open()
-        with LocalLog(home.log) as log:
+        with LocalLog(home.log, max_mb=settings.kafka.cap_mb) as log:
             newest = _newest(home, settings)
             world = _world(home, newest, World(seed, newest, conf.model_dump(mode="json", exclude={"days"}), shift))
             audience = _audience(home, settings, world, conf, moved)
