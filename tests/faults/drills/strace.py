@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
+KILL = "KILL"
 LIMIT_S = 120  # for a process that ends within a second on an idle machine
 CALL = re.compile(r"^(\d+) +(\w+)\(", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """The N-th of some calls in each thread fails, with `lasting` all that follow too; without an error none does."""
+    """The N-th of some calls in each thread fails, with `lasting` all that follow too; without an error none does.
+
+    With the error `KILL` the process is killed instead.
+    """
 
     calls: str  # comma-separated
     error: str = ""
@@ -25,9 +29,14 @@ class Fault:
     def __str__(self) -> str:
         return f"{self.calls} {self.nth}{'+' * self.lasting} {self.error}"
 
+    @property
+    def kills(self) -> bool:
+        return self.error == KILL
+
     def command(self, on: Iterable[Path], trace: Path) -> list[str]:
         """What to put before a command, so that calls on some paths are traced and fail, whether those exist or not."""
-        inject = f"inject={self.calls}:error={self.error}:when={self.nth}{'+' * self.lasting}"
+        what = f"signal={KILL}" if self.kills else f"error={self.error}"
+        inject = f"inject={self.calls}:{what}:when={self.nth}{'+' * self.lasting}"
         options = [f"trace={self.calls}", *([inject] if self.error else [])]
         return [
             *("strace", "-f", "-o", str(trace)),
@@ -47,7 +56,7 @@ class Ended:
 
     @property
     def injected(self) -> bool:
-        return "(INJECTED)" in self.trace
+        return "(INJECTED)" in self.trace or "+++ killed by SIGKILL +++" in self.trace
 
     def most(self, calls: str) -> int:
         """How often the thread that made these calls most often did."""
