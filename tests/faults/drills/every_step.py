@@ -131,7 +131,8 @@ def every(cycle: Cycle, folder: Path, cycles: int) -> Tally:
         return tally
     for kind in KINDS:
         for nth in itertools.count(1):
-            if not any([one(fault, tally).injected for fault in _at(kind, nth)]):
+            happened = [one(fault, tally).injected for fault in _at(kind, nth)]
+            if not any(happened):
                 break
     return tally
 
