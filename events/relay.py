@@ -124,7 +124,7 @@ class Relay:
             self._failed(why)
             return 0
         if self._opened:
-            log.warning("Kafka answers again; it was out since %s", self.reason)
+            log.warning("Kafka answers again; it was out: %s", self.reason)
             self._opened, self.reason, self.since_wall_ms = 0, "", wall_ms()
         self._commit()
         self.delivered += count
