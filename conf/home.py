@@ -172,6 +172,11 @@ class Home:
         return self.root / "following"
 
     @property
+    def followers(self) -> Path:
+        """What those who follow a topic say of themselves."""
+        return self.root / "followers"
+
+    @property
     def outbox(self) -> Path:
         """Letters, as .eml: what was delivered; in its folders what waits, and what could not be delivered."""
         return self.root / "outbox"

@@ -10,6 +10,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
@@ -17,6 +18,7 @@ from zoneinfo import ZoneInfo
 from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings
+from events.clock import wall_ms
 from events.codecs import LINES, Rules, decode, unreadable
 from events.disk import write_whole
 from events.event import DEAD_LETTER, AnyEvent, Unreadable
@@ -25,6 +27,7 @@ from events.log import LocalLog, LogFull
 from events.sources.dialects import SCALES
 from events.sources.topic import Batch, Gap, Line, Start, Topic
 from monitoring.mail import stamped
+from pipelines.followers import Follower, forget, note
 from pipelines.notices import of_quarantined
 from pipelines.outbox import post
 
@@ -82,10 +85,14 @@ def follow(
     try:
         with LocalLog(home.log, max_mb=settings.kafka.cap_mb) as log:
             following = _Following(home, reader, log, settings, Followed(topic, name), ended, say, progress)
-            while not ended():
-                if not following.step() and once and following.at_the_end():
-                    break
-            following.end()
+            try:
+                while not ended():
+                    if not following.step() and once and following.at_the_end():
+                        break
+                following.end()
+            except PlainError as why:
+                following.broken(str(why))
+                raise
     finally:
         reader.close()
     return following.done
@@ -103,7 +110,8 @@ class _Following:
     progress: Say
     looked_s: float = field(default_factory=time.monotonic)
     read_then: int = 0  # lines, at the last look
-    away_since_s: float | None = None
+    trouble: str = ""  # what it waits for
+    trouble_wall_ms: int = 0  # since when
     bad: list[Unreadable] = field(default_factory=list)  # since the last look, gaps too
 
     def step(self) -> bool:
@@ -123,8 +131,9 @@ class _Following:
             return False
 
     def end(self) -> None:
-        if self.away_since_s is None:  # else there is nothing to see, after a long wait
+        if not self.trouble:  # else there is nothing to see, after a long wait
             self.look()
+        forget(self.home, self.done.topic)
 
     def look(self) -> None:
         """How far it is, whether Kafka is there, and what could not be read."""
@@ -132,19 +141,42 @@ class _Following:
         try:
             self.done.behind = self.reader.behind()
         except KafkaAway as why:
-            if self.away_since_s is None:
-                self.say(f"{why}; it is waited for, and nothing is lost meanwhile that its retention keeps")
-                self.away_since_s = now_s
+            self._wait_for(str(why), "it is waited for, and nothing is lost meanwhile that its retention keeps")
         else:
-            if self.away_since_s is not None:
-                self.say(f"Kafka is back after {now_s - self.away_since_s:.0f} s")
-            self.away_since_s = None
+            self._goes_on("Kafka is back")
         if self.bad:
             self._tell()
         rate = (self.done.read - self.read_then) / max(now_s - self.looked_s, 1e-3)
-        waiting = "Kafka is away" if self.away_since_s is not None else f"{self.done.behind:,} behind"
+        waiting = "Kafka is away" if self.trouble else f"{self.done.behind:,} behind"
         self.progress(f"{self.done.topic}: {self.done.read:,} lines, {rate:,.0f}/s, {waiting}")
         self.looked_s, self.read_then, self.bad = now_s, self.done.read, []
+        self._note()
+
+    def broken(self, why: str) -> None:
+        """It ends, and not well."""
+        self.trouble, self.trouble_wall_ms = why, wall_ms()
+        self._note()
+
+    def _wait_for(self, trouble: str, meanwhile: str) -> None:
+        """Say a trouble once, until it is another or over."""
+        if trouble != self.trouble:
+            self.say(f"{trouble}; {meanwhile}")
+            self.trouble_wall_ms = self.trouble_wall_ms or wall_ms()
+        self.trouble = trouble
+
+    def _goes_on(self, how: str) -> None:
+        if self.trouble:
+            self.say(f"{how}, after {(wall_ms() - self.trouble_wall_ms) / 1000:.0f} s")
+        self.trouble, self.trouble_wall_ms = "", 0
+
+    def _note(self) -> None:
+        """For `status`. A disk that is full is said by whoever stores."""
+        done = self.done
+        now = Follower(
+            done.topic, wall_ms(), done.behind, done.read, done.unreadable, self.trouble, self.trouble_wall_ms
+        )
+        with suppress(OSError):
+            note(self.home, now)
 
     def _tell(self) -> None:
         """What came into the dead letter: here, and at most once an hour by mail."""
@@ -163,18 +195,17 @@ class _Following:
         rules = _rules(self.settings)
         lines = [_event(self.done.topic, line, rules) for line in batch.lines]
         gaps = [_of_gap(self.done.topic, gap) for gap in batch.gaps]
-        said = ""
         while True:
             try:
                 stored = self.log.append_all([*lines, *gaps])
                 break
             except LogFull as why:
-                if str(why) != said:
-                    self.say(f"{why}; the topic waits")
-                said = str(why)
+                self._wait_for(str(why), "the topic waits")
+                self._note()
             if self.ended():
                 return False
             time.sleep(AGAIN_S)
+        self._goes_on("the log takes events again")
         self._count(lines, batch.gaps, sum(part.added for topic, part in stored.items() if topic != DEAD_LETTER))
         self.bad += gaps
         return True

@@ -17,6 +17,7 @@ from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Ledger
 from pipelines.batch_mode import batch_mode
 from pipelines.behind import alarming, next_command, words
+from pipelines.followers import followers, place
 from pipelines.kafka_state import noted
 from pipelines.limited import output_of
 from pipelines.loop import read_json
@@ -129,6 +130,20 @@ def kafka(home: Home, settings: Settings) -> Iterator[Part]:
     if found := fill(home, settings):
         helps = "bring Kafka back, or raise kafka.spool_max_mb" if found.alarming else ""
         yield Part("spool", "broken" if found.alarming else "ok", found.sentence, helps)
+
+
+def follow(home: Home) -> Iterator[Part]:
+    """Whether the site's own topics come in, where they are followed."""
+    for told in followers(home):
+        name, again = f"follow {told.topic}", f"greenlight data follow --topic {told.topic}"
+        if wall_ms() - told.beat_wall_ms > SILENT_MS:
+            helps = f"{again} goes on where it was; rm {place(home, told.topic)}, if nobody shall"
+            yield Part(name, "broken", told.trouble or "it was killed, or hangs", helps, told.beat_wall_ms)
+        elif told.trouble:
+            yield Part(name, "broken", told.trouble, "it goes on by itself", told.since_wall_ms)
+        else:
+            words = f"{told.lines:,} lines, {told.unreadable:,} unreadable; {told.behind or 0:,} behind"
+            yield Part(name, "ok", f"{words}, as of {when(told.beat_wall_ms)}")
 
 
 def _relay(home: Home) -> Part:
@@ -255,6 +270,7 @@ LOOKS: dict[str, Callable[[Home], Iterator[Part]]] = {
     "up": up,
     "workers": workers,
     "archive": archiving,
+    "follow": follow,
     "aliases": aliases,
     "jobs": jobs,
     "experiment": experiment,

@@ -20,7 +20,12 @@ Start = Literal["beginning", "end"]
 LEFT_AFTER_MS = 10_000  # a member that is silent for so long has left, and others take over its partitions
 AT_ONCE = 2000  # lines of one batch
 NO_SUCH = (3, 17)  # Kafka's codes: a topic that is not there, a name that none can have
-REJOINING = (errors.CommitFailedError, errors.IllegalGenerationError, errors.UnknownMemberIdError)
+REJOINING = (  # why a commit fails while the partitions are shared out anew
+    errors.CommitFailedError,
+    errors.IllegalGenerationError,
+    errors.RebalanceInProgressError,
+    errors.UnknownMemberIdError,
+)
 
 
 class Line(NamedTuple):
@@ -50,6 +55,8 @@ class Topic:
         self.name, self._conf = name, conf
         self._admin: KafkaAdminClient | None = None
         self._id, partitions = self._described()
+        self._given: dict[TopicPartition, int] = {}  # by `read`, up to and not with this offset
+        self._owed: dict[TopicPartition, int] = {}  # of that, what is stored and not committed
         self._topic = [TopicPartition(name, number) for number in partitions]
         of_group = {
             "group_id": group,
@@ -72,6 +79,7 @@ class Topic:
 
     def read(self, wait_s: float) -> Batch:
         """What is new, waiting for it up to `wait_s`."""
+        self._settle()
         try:
             with self._plain():
                 found = self._polled(int(wait_s * 1000))
@@ -80,18 +88,14 @@ class Topic:
             return Batch([], [])
         if isinstance(found, list):
             return Batch([], found)
+        self._given |= {part: records[-1].offset + 1 for part, records in found.items() if records}
         return Batch([Line(r.partition, r.offset, r.value) for part in found.values() for r in part], [])
 
     def commit(self) -> None:
-        """All that `read` has given is stored. What cannot be committed is read again."""
-        try:
-            with self._plain():
-                self._consumer.commit(timeout_ms=self._timeout_ms)
-        except KafkaAway:
-            pass
-        except KafkaError as why:
-            if not isinstance(why.__cause__, REJOINING):
-                raise
+        """All that `read` has given is stored. What cannot be committed now is later, or read again."""
+        self._owed |= self._given
+        self._given = {}
+        self._settle()
 
     def behind(self) -> int:
         """How many lines of its own partitions it has not read. Where the topic was made anew, it begins anew."""
@@ -106,13 +110,16 @@ class Topic:
 
     def at_the_end(self) -> bool:
         """Whether the group has read everything that was there when this reader began."""
+        if self._owed:
+            return False
         with self._plain():
             mine = self._consumer.assignment()
             return all((self._at(p) if p in mine else self._committed(p)) >= end for p, end in self.end.items() if end)
 
     def close(self) -> None:
         """Leave the group, so that others take over at once."""
-        with suppress(errors.KafkaError):  # they notice by themselves
+        with suppress(errors.KafkaError, KafkaError):  # they notice by themselves
+            self._settle()
             self._consumer.close(timeout_ms=self._timeout_ms)
         self._let_go()
 
@@ -128,6 +135,23 @@ class Topic:
             with suppress(*REJOINING):  # another reader of the group was quicker
                 self._consumer.commit({p: OffsetAndMetadata(at, "", -1) for p, at in places.items()}, self._timeout_ms)
         self._consumer.unsubscribe()
+
+    def _settle(self) -> None:
+        """Commit what is owed, of the partitions that are still its own: who has the others reads it again."""
+        mine = self._consumer.assignment()
+        self._owed = {part: at for part, at in self._owed.items() if part in mine}
+        if not self._owed:
+            return
+        try:
+            with self._plain():
+                places = {part: OffsetAndMetadata(at, "", -1) for part, at in self._owed.items()}
+                self._consumer.commit(places, self._timeout_ms)
+            self._owed = {}
+        except KafkaAway:
+            pass
+        except KafkaError as why:
+            if not isinstance(why.__cause__, REJOINING):
+                raise
 
     def _polled(self, wait_ms: int) -> Mapping[TopicPartition, list[Any]] | list[Gap]:
         """Records; or the gaps that are now behind it."""
@@ -148,6 +172,8 @@ class Topic:
         first = self._beginnings(parts)
         for part, at in first.items():
             self._consumer.seek(part, at)
+            self._given[part] = at
+            self._owed.pop(part, None)
         return first
 
     def _committed(self, part: TopicPartition) -> int:
