@@ -57,7 +57,8 @@ class Mirror:
         self.trouble = ""
         self.behind = 0  # records that Kafka held beyond what was read, at the last look
         self.caught_up_wall_ms = self._look_wall_ms = wall_ms()  # all was read that Kafka held then
-        self.stored = self.duplicates = self.unreadable = self.gaps = 0  # since the start
+        self.stored = self.duplicates = 0  # since the start
+        self.unreadable, self.gaps = int(marks.get("unreadable", 0)), int(marks.get("gaps", 0))  # of all time
         self._positions: dict[Place, int] = {}
         self._spans: dict[Place, Span] = {}
         self._relayed: dict[str, int] = {}  # what the relay had sent before the last look, by topic
@@ -132,7 +133,7 @@ class Mirror:
             return 0
         found.sort(key=lambda record: TOPICS.index(record.place.topic))  # stable: partitions stay in order
         latest_ms = wall_ms() + self._ahead_ms
-        count = self._store((self._event(record, latest_ms) for record in found), _marks(moved, self._spans))
+        count = self._store([self._event(record, latest_ms) for record in found], _marks(moved, self._spans))
         self._positions |= moved
         return count
 
@@ -198,7 +199,8 @@ class Mirror:
     # Small parts ------------------------------------------------------------------------------------------------------
 
     def _store(self, events: Iterable[AnyEvent], marks: dict[str, str]) -> int:
-        stored = self._log.append_with(events, marks).values()
+        counted = {"unreadable": str(self.unreadable), "gaps": str(self.gaps)}
+        stored = self._log.append_with(events, marks | counted).values()
         added, again = sum(part.added for part in stored), sum(part.duplicates for part in stored)
         self.stored, self.duplicates = self.stored + added, self.duplicates + again
         return added

@@ -1,9 +1,16 @@
-"""Batch mode (register line K7): while Kafka is away for long, everything rests on what came in here, and says so."""
+"""Batch mode (register line K7): while Kafka is away for long, everything rests on what came in here, and says so.
+
+A letter tells of it, and of what came through Kafka and could not be read.
+"""
+
+from collections.abc import Callable, Sequence
 
 from conf.home import Home
 from conf.settings import Settings
-from events.clock import when
-from pipelines.kafka_state import noted
+from events.clock import wall_ms, when
+from pipelines.kafka_state import note, noted
+
+QUIET_MS = 86_400_000  # between two letters about records that cannot be read
 
 
 def batch_mode(home: Home, settings: Settings) -> str:
@@ -16,3 +23,31 @@ def batch_mode(home: Home, settings: Settings) -> str:
         f"Kafka is away since {away}, so this rests on what came in here, read from the spool since {since}; "
         "what came in elsewhere follows once Kafka is back"
     )
+
+
+class MirrorAlarm:
+    """Tells each spell of batch mode once, and at most daily that more cannot be read; over restarts too. tell: gets
+    sentences."""
+
+    def __init__(self, home: Home, settings: Settings, tell: Callable[[Sequence[str]], None]) -> None:
+        self.home, self.settings, self._tell = home, settings, tell
+
+    def step(self) -> None:
+        """One look. OSError where it cannot be noted what was told."""
+        told, before, now = noted(self.home, "mirror"), noted(self.home, "mirror-told"), wall_ms()
+        if not told or not self.settings.kafka.servers:
+            return
+        news, after = [], dict(before)
+        if (said := batch_mode(self.home, self.settings)) and before.get("spell") != told["since_wall_ms"]:
+            news.append(said)
+            after["spell"] = told["since_wall_ms"]
+        odd = int(told["unreadable"]) + int(told["gaps"])
+        if odd > before.get("odd", 0) and now - before.get("odd_wall_ms", 0) > QUIET_MS:
+            news.append(
+                f"{told['unreadable']:,} records from Kafka could not be read, and {told['gaps']:,} times its "
+                "retention had removed some before they were read: see the dead letter, by partition and offset"
+            )
+            after |= {"odd": odd, "odd_wall_ms": now}
+        if news:
+            self._tell(news)
+            note(self.home, "mirror-told", after)

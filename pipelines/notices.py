@@ -76,3 +76,13 @@ def of_quarantined(topic: str, letters: Sequence[Unreadable]) -> Letter:
         "follows within the hour is not told again.",
         sections=(Section("The first", rows=rows), Section("Next", helps)),
     )
+
+
+def of_mirror(home: Home, news: Sequence[str]) -> Letter:
+    """Kafka is away for long, or what came through it cannot be read."""
+    helps = ("greenlight status", f"tail {home.logs / 'mirroring.log'}", "greenlight data export - --dead-letter")
+    return Letter(
+        subject="what comes through Kafka",
+        summary=f"{news[0][0].upper()}{news[0][1:]}.",
+        sections=(*(Section("And", (f"{more}.",)) for more in news[1:]), Section("Next", helps)),
+    )

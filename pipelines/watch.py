@@ -2,13 +2,14 @@
 log. The loop that sends letters keeps it (`pipelines/mailing.py`), in a process that knows nothing of the others."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings
+from pipelines.batch_mode import MirrorAlarm
 from pipelines.behind import LagAlarm, Reader
-from pipelines.notices import of_lag, of_overdue, of_spool
+from pipelines.notices import of_lag, of_mirror, of_overdue, of_spool
 from pipelines.outbox import post
 from pipelines.overdue import SURE_S, Alarm, Late
 from pipelines.spool import Fill, SpoolAlarm
@@ -26,6 +27,7 @@ class Watch:
             "whether jobs are overdue": Alarm(home, self._tell_late, sure_s).step,
             "lag": LagAlarm(home, settings, self._tell_lag).step,
             "how full the spool is": SpoolAlarm(home, settings, self._tell_full).step,
+            "how the mirror is": MirrorAlarm(home, settings, self._tell_mirror).step,
         }
         self._said = dict.fromkeys(self._looks, "")
 
@@ -54,3 +56,8 @@ class Watch:
     def _tell_full(self, fill: Fill) -> None:
         log.warning("the spool fills: %s", fill.sentence)
         post(self.home, self.settings, of_spool(self.home, fill))
+
+    def _tell_mirror(self, news: Sequence[str]) -> None:
+        for sentence in news:
+            log.warning(sentence)
+        post(self.home, self.settings, of_mirror(self.home, news))

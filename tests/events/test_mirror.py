@@ -152,6 +152,7 @@ def test_evt_01_what_cannot_be_read_is_quarantined_and_stops_nobody(home: Home, 
     assert (mirror.unreadable, mirror.trouble) == (7, "")
     until(mirror, lambda: mirror.behind == 0)
     mirror.close()
+    assert Mirror(home, conf).unreadable == 7
 
 
 def test_a_message_of_10_mib_is_quarantined_by_its_beginning(home: Home, conf: Settings, send: Sender) -> None:

@@ -12,12 +12,13 @@ from events.log import LocalLog
 from events.reading import reached
 from mlflow_server.ledger import Ledger
 from pipelines import status
-from pipelines.batch_mode import batch_mode
-from pipelines.kafka_state import noted
+from pipelines.batch_mode import MirrorAlarm, batch_mode
+from pipelines.kafka_state import note, noted
 from pipelines.mirroring import Mirroring, run
 from pipelines.report import drift
 from pipelines.retrain import RETRAINED, retrain
 from pipelines.snapshot import SnapshotError, cut
+from pipelines.watch import Watch
 
 START, DAY = 1_700_000_000_000, 86_400_000
 NOWHERE = {"servers": "127.0.0.1:9", "timeout_s": 1, "batch_after_minutes": 0.001}
@@ -72,6 +73,10 @@ def test_batch_mode_is_said_wherever_it_matters(away: Home, conf: Settings) -> N
     assert (part.state, part.since_wall_ms) == ("broken", told["away_wall_ms"])
     assert SAYS in part.detail
     assert "127.0.0.1:9" in part.detail
+    letters = list[str]()
+    for _ in range(2):
+        MirrorAlarm(away, conf, letters.extend).step()
+    assert [SAYS in letter for letter in letters] == [True], "a spell is told once"
     made = cut(away, conf)
     assert SAYS in made.note
     assert len(made.interactions) == 40
@@ -109,3 +114,13 @@ def test_a_mirror_that_is_deleted_fills_again_by_itself(away: Home, conf: Settin
         assert after.count(EVENTS) == 40
         assert after.begins >= newest
     loop.close()
+
+
+def test_a_letter_tells_of_what_cannot_be_read_and_then_not_for_a_day(home: Home, conf: Settings) -> None:
+    watch, state = Watch(home, conf), {"source": "kafka", "since_wall_ms": 1, "gaps": 0}
+    watch.step()
+    for unreadable in (0, 3, 3, 4):
+        note(home, "mirror", state | {"unreadable": unreadable})
+        watch.step()
+    (letter,) = home.outbox.glob("*.eml")
+    assert "Subject: what comes through Kafka" in letter.read_text()

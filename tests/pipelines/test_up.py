@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,19 @@ import httpx
 import pytest
 
 from conf.home import Home
+from conf.settings import Settings
+from events.archive import read_topic
 from events.clock import wall_ms
-from pipelines import health
+from events.event import EVENTS
+from events.reading import reached
+from events.store import FolderStore
+from pipelines import health, status
 from pipelines.child import MARK
 from pipelines.cron import times
 from pipelines.schedule import Job, Scheduler
 from pipelines.strays import end_marked, marked
 from pipelines.up import CHILDREN, mark, running
+from serving.report import reports
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
@@ -33,10 +40,10 @@ PATIENCE_S = 240.0
 class Up:
     """A running `greenlight up --json`."""
 
-    def __init__(self, home: Home, api: int, registry: int) -> None:
+    def __init__(self, home: Home, api: int, registry: int, **more: str) -> None:
         self.home, self._errors = home, home.root.parent / f"said-{time.monotonic_ns()}.txt"
         ports = {"GREENLIGHT_SERVING__PORT": str(api), "GREENLIGHT_REGISTRY__PORT": str(registry)}
-        environment = {**os.environ, "GREENLIGHT_HOME": str(home.root), "GREENLIGHT_CLOCK": "wall", **ports}
+        environment = {**os.environ, "GREENLIGHT_HOME": str(home.root), "GREENLIGHT_CLOCK": "wall", **ports, **more}
         command = [sys.executable, "-m", "greenlight", "up", "--json"]
         with self._errors.open("w") as errors:
             self.process = subprocess.Popen(
@@ -65,8 +72,8 @@ class Up:
 def up() -> Iterator[Callable[..., Up]]:
     started: list[Up] = []
 
-    def start(home: Home, api: int = 0, registry: int = 0) -> Up:
-        started.append(Up(home, api, registry))
+    def start(home: Home, api: int = 0, registry: int = 0, **more: str) -> Up:
+        started.append(Up(home, api, registry, **more))
         return started[-1]
 
     yield start
@@ -185,3 +192,48 @@ def test_a_port_that_is_taken_and_a_time_that_is_none_are_sentences(
     assert "schedule.prune" in refused.said
     assert "Traceback" not in refused.said
     assert family(home) == []
+
+
+def test_with_kafka_what_is_posted_comes_through_it_to_every_worker_and_the_archive(
+    townhome: Home, up: Callable[..., Up], kafka: Any
+) -> None:
+    settings = Settings.model_validate(
+        {"kafka": {"servers": kafka.servers, "topic_prefix": f"t{uuid.uuid4().hex[:8]}"}, "clock": "wall"}
+    )
+    one = up(townhome, GREENLIGHT_KAFKA=settings.kafka.model_dump_json(), GREENLIGHT_SERVING__WORKERS="2")
+    told = one.ready()
+    within(lambda: one.children()["api"]["state"] == "up", one)
+    bearer = {"authorization": f"Bearer {told['key']}"}
+
+    def post(*numbers: int) -> None:
+        seen = [rated(number, movie) for number in numbers]
+        posted = httpx.post(told["api"] + "/v1/events", json=seen, headers=bearer, timeout=PATIENCE_S)
+        assert (posted.status_code, posted.json()["stored"]) == (200, len(numbers)), posted.text
+
+    def everywhere(count: int) -> bool:
+        end = reached(townhome, settings)
+        told = reports(townhome)
+        table = read_topic(FolderStore(townhome.history), EVENTS, ["event_id"])
+        archived = table["event_id"].to_pylist()
+        assert len(set(archived)) == len(archived)
+        return end is not None and len(told) == 2 and all(w.offset >= end for w in told) and len(archived) == count
+
+    def slate() -> list[str]:
+        return httpx.get(told["api"] + "/recommend/u0?k=9", timeout=PATIENCE_S).text.strip().split(",")
+
+    movie = slate()[0]
+    post(0)
+    within(lambda: everywhere(1), one)
+    assert not any(movie in slate() for _ in range(8)), "seen, as every worker knows"
+    before = one.children()["mirroring"]["pid"]
+    os.kill(before, signal.SIGKILL)
+    post(*range(1, 200))
+    within(lambda: everywhere(200), one)
+    for name in ("relay", "mirror"):
+        (part,) = (part for part in status.parts(townhome, settings) if part.name == name)
+        assert part.state == "ok", part
+
+
+def rated(number: int, movie: str) -> dict[str, Any]:
+    fields = {"kind": "rating", "event_id": f"e{number}", "user_id": f"u{number % 10}", "movie_id": movie}
+    return {**fields, "rating": 9, "scale": 10}
