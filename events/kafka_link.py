@@ -45,6 +45,20 @@ class Handshakes(NetworkSelector):
         return super().wait_read(fileobj, timeout_at)
 
 
+class Hearing(ssl.SSLSocket):
+    """kafka-python forgets what arrives together with the end of a connection, such as why a login was refused: here
+    the end is told at the next look."""
+
+    _heard = False
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        data = super().recv(buflen, flags)
+        heard, self._heard = self._heard, bool(data)
+        if heard and not data:
+            raise ssl.SSLWantReadError
+        return data
+
+
 class Link(KafkaNetClient):
     def __init__(self, **configs: Any) -> None:
         super().__init__(net=Handshakes(**configs), **configs)
@@ -94,7 +108,7 @@ def plain(conf: Kafka, doing: str, why: BaseException) -> KafkaError:
     found = _what_stands_in_the_way(conf)
     if refusal := _refusal(conf, doing, found) or _distrust(conf, found):
         return KafkaError(refusal)
-    if isinstance(found, errors.KafkaConnectionError) and "disconnected" in str(found):
+    if _hung_up(found) or isinstance(found, errors.InvalidReceiveError):  # the latter: it answers in TLS
         wanted = "kafka.user and kafka.password" if conf.mechanism else "kafka.security tls, or a login"
         return KafkaAway(f"Kafka at {conf.servers} ends every connection while {doing}: does it want {wanted}?")
     waited = f"does not answer within {conf.timeout_s:g} s while {doing} ({type(why).__name__})"
@@ -129,14 +143,18 @@ def _distrust(conf: Kafka, why: BaseException | None) -> str:
 def _what_stands_in_the_way(conf: Kafka) -> BaseException | None:
     """Why no connection comes about: kafka-python's clients try again until their time is over, and then do not tell.
 
-    A broker says that a login is wrong and hangs up; where both arrive at once only the latter is noticed. So it is
-    asked several times.
+    A broker says that a login is wrong and hangs up; without TLS only the latter is noticed where both arrive at once.
+    So it is asked several times.
     """
     for _ in range(PROBES):
         why = _connected(conf)
-        if not (conf.mechanism and isinstance(why, errors.KafkaConnectionError) and "disconnected" in str(why)):
+        if not (conf.mechanism and _hung_up(why)):
             break
     return why
+
+
+def _hung_up(why: BaseException | None) -> bool:
+    return isinstance(why, errors.KafkaConnectionError) and "disconnected" in str(why)
 
 
 def _connected(conf: Kafka) -> BaseException | None:
@@ -191,6 +209,7 @@ def _context(conf: Kafka) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=conf.authority or None)
     except (OSError, ssl.SSLError) as why:
         raise KafkaError(f"kafka.authority {conf.authority} is not a readable PEM file: {why.strerror or why}") from why
+    context.sslsocket_class = Hearing
     if conf.certificate:
         try:
             context.load_cert_chain(conf.certificate, conf.key, password=lambda: "")
