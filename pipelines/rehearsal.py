@@ -10,7 +10,7 @@ stays challenger no longer, and the story says so.
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any, Literal
 
@@ -57,7 +57,7 @@ def rehearsed(settings: Settings) -> Settings:
 
 @dataclass
 class Rehearsal:
-    """One telling, before a running service. `board` gets mail, drift and verdict."""
+    """One telling, before a running service. `board` gets mail, drift, size and verdict."""
 
     home: Home
     settings: Settings
@@ -119,6 +119,7 @@ class Rehearsal:
             except sizing.SizingError as why:
                 step.note = f"{why}; declared: at most {plan.max_days:g} days"
                 return
+            self.board["size"] = asdict(found)
             days = float(min(max(ceil(found.days), plan.min_days), plan.max_days))
             planned = plan.model_copy(update={"max_days": days})
             self.settings = self.settings.model_copy(update={"experiment": planned})

@@ -67,6 +67,12 @@ def test_the_verdict_and_the_ledger_agree(told: Path, board: dict[str, Any], gre
     assert rollbacks == ([board["champion"]["version"]] if board["verdict"] == "promote" else [])
 
 
+def test_what_learned_from_the_slates_is_promoted(board: dict[str, Any]) -> None:
+    """By chance it is not, once in more than a hundred times: the A/B is sized to find a fifth more with 99 % power."""
+    assert board["size"]["power"] == 0.99
+    assert board["verdict"] == "promote"
+
+
 def test_why_traces_the_first_slate(told: Path, board: dict[str, Any], greenlight: Greenlight) -> None:
     trace = json.loads(greenlight(told, "why", board["request_id"], "--json").stdout)
     assert trace["request_id"] == board["request_id"]

@@ -35,7 +35,7 @@ def impression(visit: Visit, items: list[str]) -> Impression:
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.long)])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Audience, Ranker, Path]:
     """An audience, the ranker that served it for some days, and the home in which all of that is."""
     home = Home(tmp_path_factory.mktemp("world")).open()
