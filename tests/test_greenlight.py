@@ -24,6 +24,7 @@ VERBS = [
     ["up"],
     ["status"],
     ["precompute"],
+    ["replay"],
     ["retrain"],
     ["promote"],
     ["rollback"],
@@ -35,6 +36,7 @@ VERBS = [
     ["data", "export"],
     ["data", "simulate"],
     ["data", "fetch"],
+    ["data", "follow"],
 ]
 VERBS += [["experiment", verb] for verb in ("size", "start", "status", "advance", "stop")]
 VERBS += [["mail", verb] for verb in ("list", "send", "drop", "test")]
