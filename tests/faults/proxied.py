@@ -30,6 +30,8 @@ def proxied(folder: Path) -> Iterator[Proxied]:
             f"CONTROLLER://127.0.0.1:{controller}",
             "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port},PROXIED://{proxy.address}",
             "inter.broker.listener.name": "PLAINTEXT",
+            "broker.session.timeout.ms": "3000",  # after a kill, it is not let in again before
+            "broker.heartbeat.interval.ms": "500",
         }
         with Broker(folder, Node(folder / "kafka", port, controller, more=listeners)) as broker:
             yield Proxied(broker, proxy)

@@ -13,7 +13,7 @@ import numpy as np
 
 from tests.faults.broker import cluster
 from tests.faults.drills.drill import Drill, Tally
-from tests.faults.drills.stream import Stream
+from tests.faults.drills.stream import Process, Stream
 from tests.faults.proxied import Proxied, proxied
 from tests.faults.proxy import Name
 
@@ -68,9 +68,17 @@ def killed(kafka: Proxied, stream: Stream, seconds: float) -> None:
 
 
 def relay_killed(kafka: Proxied, stream: Stream, seconds: float) -> None:
+    _killed_once(stream.relay, seconds)
+
+
+def mirror_killed(kafka: Proxied, stream: Stream, seconds: float) -> None:
+    _killed_once(stream.mirror, seconds)
+
+
+def _killed_once(process: Process, seconds: float) -> None:
     time.sleep(random.Random(seconds).random())  # at any moment between two commits
-    stream.relay.kill()
-    stream.relay.start()
+    process.kill()
+    process.start()
 
 
 def poisoned(name: Name, amount: float = 0.0) -> Callable[[Path, int], Tally]:
@@ -141,6 +149,7 @@ DRILLS = (
     _drill("broker-stopped", "the broker is stopped, 1 to 60 s and once 5 min", drill(stopped), 50),
     _drill("broker-killed", "`kill -9` of the broker", drill(killed), 20),
     _drill("relay-killed", "`kill -9` of the relay", drill(relay_killed), 50),
+    _drill("mirror-killed", "`kill -9` of the mirror", drill(mirror_killed), 20),
     _drill("black-hole", "a broker that accepts and never answers", poisoned("timeout"), 20),
     _drill("reset-half-way", "connections are reset within a request", poisoned("reset_peer", HALF_WAY), 20),
     _drill("slow", "the broker answers 5 s late", poisoned("latency", DELAY_S), 20),
