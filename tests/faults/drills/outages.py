@@ -19,7 +19,7 @@ from tests.faults.proxy import Name
 
 LONG_S = 300.0  # the one long outage, where there are cycles enough
 MOST_PAUSE_S = 30.0  # while one zone of three is lost
-GRACE_S = 1.0  # of load before the fault
+HANDED_OVER_S = 1.0  # after so long the relay has records in flight, and has committed since
 HALF_WAY = 20_000  # bytes of a connection
 DELAY_S = 5.0
 Harm = Callable[[Proxied, Stream, float], None]  # for about so many seconds
@@ -42,7 +42,7 @@ def drill(harm: Harm, behind_proxy: bool = False) -> Callable[[Path, int], Tally
         with Stream(folder, tally, kafka.proxy.address if behind_proxy else directly, directly) as stream:
             for cycle in tally.until(cycles):
                 with stream.load():
-                    time.sleep(GRACE_S)
+                    stream.flow()
                     harm(kafka, stream, seconds[cycle % cycles])
                 stream.check()
         return tally
@@ -69,6 +69,14 @@ def killed(kafka: Proxied, stream: Stream, seconds: float) -> None:
 
 def relay_killed(kafka: Proxied, stream: Stream, seconds: float) -> None:
     _killed_once(stream.relay, seconds)
+
+
+def relay_killed_away(kafka: Proxied, stream: Stream, seconds: float) -> None:
+    """What it had handed over, and what it may have taken for delivered, is gone with it."""
+    kafka.proxy.add("down")
+    time.sleep(HANDED_OVER_S)
+    _killed_once(stream.relay, seconds)
+    kafka.proxy.remove()
 
 
 def mirror_killed(kafka: Proxied, stream: Stream, seconds: float) -> None:
@@ -105,7 +113,7 @@ def zones(folder: Path, cycles: int) -> Tally:
             for cycle in tally.until(cycles):
                 lost = [brokers[(cycle + n) % 3] for n in range(1 + cycle % 2)]
                 with stream.load():
-                    time.sleep(GRACE_S)
+                    stream.flow()
                     for broker in lost:
                         broker.kill()
                     if len(lost) == 1:
@@ -149,6 +157,7 @@ DRILLS = (
     _drill("broker-stopped", "the broker is stopped, 1 to 60 s and once 5 min", drill(stopped), 50),
     _drill("broker-killed", "`kill -9` of the broker", drill(killed), 20),
     _drill("relay-killed", "`kill -9` of the relay", drill(relay_killed), 50),
+    _drill("relay-killed-away", "the same while Kafka is away", drill(relay_killed_away, behind_proxy=True), 20),
     _drill("mirror-killed", "`kill -9` of the mirror", drill(mirror_killed), 20),
     _drill("black-hole", "a broker that accepts and never answers", poisoned("timeout"), 20),
     _drill("reset-half-way", "connections are reset within a request", poisoned("reset_peer", HALF_WAY), 20),

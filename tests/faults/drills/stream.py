@@ -103,6 +103,13 @@ class Stream:
             over.set()
             writer.join()
 
+    def flow(self) -> None:
+        """Wait until what is written comes through to Kafka: before, there is nothing to break."""
+        begun, until = self.delivered, time.monotonic() + PATIENCE_S
+        while self.delivered <= begun:
+            assert time.monotonic() < until, f"nothing comes through: {self._said()}"
+            time.sleep(PAUSE_S)
+
     def check(self) -> None:
         """Wait until all has come through, then count: Kafka alone has to hold it, and the reader sees it once."""
         self._settle()
