@@ -42,7 +42,7 @@ from serving.turns import take_short_turns
 
 log = logging.getLogger("greenlight.serving")
 
-SWITCH_S = 0.0001  # other threads give the interpreter back to the event loop after this time, not after 5 ms
+SWITCH_S = 0.0002  # other threads give the interpreter back to the event loop after this time, not after 5 ms
 STATUS = {status: f"{status // 100}xx" for status in range(100, 600)}
 
 
