@@ -17,7 +17,7 @@ Millis = Annotated[int, Field(ge=0, le=253_402_300_799_999)]  # up to the year 9
 
 POSITIVE = 0.7  # strength from which an interaction counts as liked
 
-EVENTS, CATALOGUE, IMPRESSIONS, DEAD_LETTER = "events", "catalogue", "impressions", "dead-letter"  # the topics
+TOPICS = EVENTS, CATALOGUE, IMPRESSIONS, DEAD_LETTER = "events", "catalogue", "impressions", "dead-letter"
 
 SECOND_DIGITS = 14  # of a time written out; a number has those of its seconds, and maybe more
 _NO_DIGIT = re.compile(r"[^0-9]")

@@ -12,8 +12,9 @@ from kafka import errors as kafka_errors
 from kafka.consumer.fetcher import ConsumerRecord
 
 from conf.settings import Kafka
+from events.event import TOPICS
 from events.kafka_link import client, plain, plain_errors
-from events.kafka_topics import TOPICS, ensure_topics, topic_name
+from events.kafka_topics import ensure_topics, topic_name
 from events.log import BATCH
 
 FETCH_BYTES = 4 << 20  # of a partition at once; a larger record comes alone

@@ -14,10 +14,9 @@ from kafka.errors import TopicAlreadyExistsError
 
 from conf.settings import Kafka
 from events.disk import sync
-from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS
+from events.event import TOPICS
 from events.kafka_link import KafkaError, client, plain_errors
 
-TOPICS = (EVENTS, CATALOGUE, IMPRESSIONS, DEAD_LETTER)
 BY_BROKERS_CLOCK = {"message.timestamp.type": "LogAppendTime"}  # else a clock an hour ahead of theirs is refused
 
 

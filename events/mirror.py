@@ -21,12 +21,12 @@ from conf.home import Home
 from conf.settings import Settings
 from events.clock import wall_ms, when
 from events.codecs import decode, unreadable
-from events.event import EVENTS, AnyEvent, Unreadable
+from events.event import EVENTS, TOPICS, AnyEvent, Unreadable
 from events.kafka_link import KafkaError
 from events.kafka_partitions import Moved, Partitions, Place, Span, Stored
 from events.kafka_topics import known_cluster
 from events.log import LocalLog, LogError
-from events.reading import TOPICS, mirror_of, opened
+from events.reading import mirror_of, opened
 
 log = logging.getLogger("greenlight.mirroring")
 

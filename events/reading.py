@@ -10,10 +10,8 @@ from pathlib import Path
 
 from conf.home import Home
 from conf.settings import Settings
-from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS
+from events.event import TOPICS
 from events.log import LocalLog
-
-TOPICS = (EVENTS, CATALOGUE, IMPRESSIONS, DEAD_LETTER)
 
 
 def reading_log(home: Home, settings: Settings) -> Path:

@@ -5,9 +5,10 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 
 def asked_to_end() -> threading.Event:
@@ -26,6 +27,23 @@ def speak() -> None:
     """Messages go to standard error with their time; `greenlight up` keeps them in `logs/<name>.log`."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
+
+
+class Loop(Protocol):
+    """`step` says how many seconds to wait before the next one."""
+
+    def step(self) -> float: ...
+
+    def close(self) -> None: ...
+
+
+def run(loop: Loop, wait: Callable[[float], bool]) -> None:
+    """Step until `wait` (for some seconds) says that it is time to end, then close."""
+    try:
+        while not wait(loop.step()):
+            pass
+    finally:
+        loop.close()
 
 
 def step_aside() -> None:

@@ -3,7 +3,6 @@ configured. `kafka.json` in the home says how it is."""
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from conf.errors import PlainError
@@ -12,7 +11,7 @@ from conf.settings import Settings, load
 from events.clock import wall_ms
 from events.mirror import Mirror
 from pipelines.kafka_state import note
-from pipelines.loop import asked_to_end, speak
+from pipelines.loop import asked_to_end, run, speak
 
 log = logging.getLogger("greenlight.mirroring")
 
@@ -60,15 +59,6 @@ class Mirroring:
         except OSError as why:
             log.warning("%s cannot be written: %s", self.home.kafka, why.strerror or why)
         self._noted = now, shape
-
-
-def run(mirroring: Mirroring, wait: Callable[[float], bool]) -> None:
-    """Step until `wait` (for some seconds) says that it is time to end."""
-    try:
-        while not wait(mirroring.step()):
-            pass
-    finally:
-        mirroring.close()
 
 
 if __name__ == "__main__":

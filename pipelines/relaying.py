@@ -4,7 +4,6 @@ configured. `kafka.json` in the home says how it is."""
 import logging
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from conf.errors import PlainError
@@ -14,7 +13,7 @@ from events.clock import wall_ms
 from events.log import LocalLog
 from events.relay import Relay, RelayError
 from pipelines.kafka_state import note
-from pipelines.loop import asked_to_end, speak
+from pipelines.loop import asked_to_end, run, speak
 
 log = logging.getLogger("greenlight.relaying")
 
@@ -67,15 +66,6 @@ class Relaying:
             log.warning("%s cannot be written: %s", self.home.kafka, why.strerror or why)
         took_s = time.monotonic() - begun  # counting a long backlog
         self._noted = begun + max(NOTE_S, REST * took_s), relay.state
-
-
-def run(relaying: Relaying, wait: Callable[[float], bool]) -> None:
-    """Step until `wait` (for some seconds) says that it is time to end."""
-    try:
-        while not wait(relaying.step()):
-            pass
-    finally:
-        relaying.close()
 
 
 if __name__ == "__main__":

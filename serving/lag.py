@@ -13,8 +13,9 @@ from pydantic import BaseModel, ValidationError
 from conf.home import Home
 from conf.settings import Settings
 from events.clock import wall_ms
+from events.event import TOPICS
 from events.log import LocalLog, LogError
-from events.reading import TOPICS, reading_log
+from events.reading import reading_log
 from events.state import TOPICS as LIVE
 from monitoring.lag import Behind
 from serving.report import reports

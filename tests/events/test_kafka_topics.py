@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from kafka import KafkaAdminClient
 
+from events.event import TOPICS
 from events.kafka_link import KafkaAway, KafkaError, client
-from events.kafka_topics import TOPICS, cluster_id, ensure_topics, same_cluster, topic_name
+from events.kafka_topics import cluster_id, ensure_topics, same_cluster, topic_name
 
 pytestmark = pytest.mark.server
 

@@ -6,9 +6,9 @@ from conf.home import Home
 from conf.settings import Settings
 from events.archive import archive, read_topic
 from events.clock import now_ms
-from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, Account, AnyEvent, Rating, Unreadable
+from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, TOPICS, Account, AnyEvent, Rating, Unreadable
 from events.log import LocalLog
-from events.reading import TOPICS, mirror_of, opened, reached, reading_log
+from events.reading import mirror_of, opened, reached, reading_log
 from events.state import Acts
 from events.store import FolderStore
 

@@ -14,7 +14,8 @@ from mlflow_server.ledger import Ledger
 from pipelines import status
 from pipelines.batch_mode import MirrorAlarm, batch_mode
 from pipelines.kafka_state import note, noted
-from pipelines.mirroring import Mirroring, run
+from pipelines.loop import run
+from pipelines.mirroring import Mirroring
 from pipelines.report import drift
 from pipelines.retrain import RETRAINED, retrain
 from pipelines.snapshot import SnapshotError, cut

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from conf.home import Home
 from conf.settings import Kafka, Settings
-from events.event import Account, AnyEvent, Click, Movie, Rating, Watch
+from events.event import TOPICS, Account, AnyEvent, Click, Movie, Rating, Watch
 from events.log import LocalLog
-from events.reading import TOPICS, mirror_of
+from events.reading import mirror_of
 from events.state import Acts
 from mlflow_server import release
 from mlflow_server.building import build
