@@ -5,6 +5,7 @@ is compared are medians of one run.
 """
 
 import os
+import random
 import sqlite3
 import time
 import uuid
@@ -108,14 +109,15 @@ STORES: dict[str, Callable[[Path, Kafka], Store]] = {
 
 
 def appends(folder: Path, conf: Kafka, batch: int, seconds: float) -> dict[str, Took]:
-    """Appends of `batch` events by one caller. The stores take turns, append by append: noise hits all alike."""
+    """Appends of `batch` events by one caller. The stores take turns, append by append, in random order: noise hits all
+    alike, and so does what a sync leaves for the next one."""
     conf, fresh = own_topics(conf), events()
     stores = {name: make(folder, conf) for name, make in STORES.items()}
     times: dict[str, list[float]] = {name: [] for name in stores}
     until = time.perf_counter() + seconds
     try:
         while time.perf_counter() < until:
-            for name, store in stores.items():
+            for name, store in random.sample(list(stores.items()), len(stores)):
                 times[name].append(_timed(store, [next(fresh) for _ in range(batch)]))
     finally:
         for store in stores.values():

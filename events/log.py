@@ -41,6 +41,7 @@ CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY CHECK (one = 1), ms IN
 MOMENTS = "CREATE TABLE IF NOT EXISTS moments (offset INTEGER PRIMARY KEY, wall_ms INTEGER NOT NULL)"
 MOMENT_MS = 1000  # when a record was stored is known to a second: a moment is noted so often, at most
 MARKS = "CREATE TABLE IF NOT EXISTS marks (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
+STORING = "storing events"
 BEGINS, TRIMMED = "begins", "trimmed"  # marks of its own
 
 ADD = """
@@ -57,6 +58,9 @@ DELETE FROM records WHERE offset IN
 """
 SLACK = 0.25  # of the file may hold nothing: new records go there, and the rest goes back to the disk
 NEXT = "SELECT min(offset) FROM records WHERE topic = ? AND offset > ?"
+SIZE = """
+SELECT (page_count - freelist_count) * page_size FROM pragma_page_count, pragma_freelist_count, pragma_page_size
+"""
 GIVE_BACK = f"PRAGMA incremental_vacuum({BITE})"
 
 GATHER = """
@@ -126,17 +130,18 @@ class LocalLog:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as why:
             raise LogError(f"{path.parent} cannot be made: {why.strerror or why}") from why
-        with self._plain_errors("opening it"):
+        try:
             self._db = apsw.Connection(str(path))
             try:
                 self._prepare(busy_timeout_ms)
                 self._file = os.stat(path)
-            except OSError as why:
-                self._db.close()
-                raise LogError(f"{path} went away while it was opened: {why.strerror or why}") from why
             except BaseException:
                 self._db.close()
                 raise
+        except OSError as why:
+            raise LogError(f"{path} went away while it was opened: {why.strerror or why}") from why
+        except apsw.Error as why:
+            raise self._plain(why, "opening it") from why
 
     def append(self, topic: str, events: Iterable[AnyEvent]) -> Appended:
         return self._store([(topic, list(events))]).get(topic, Appended(0, 0))
@@ -148,13 +153,14 @@ class LocalLog:
     def append_each(self, batches: Iterable[Iterable[AnyEvent]]) -> list[dict[str, Appended]]:
         """As `append_all` for each batch, with counts of its own, and all in one transaction."""
         runs = [[(topic, list(run)) for topic, run in groupby(batch, key=lambda e: e.topic)] for batch in batches]
-        with self._storing():
+        with self._transaction(STORING):
+            self._see_to_room()
             return [self._insert(batch) for batch in runs]
 
     def append_with(self, events: Iterable[AnyEvent], marks: Mapping[str, str]) -> dict[str, Appended]:
         """As `append_all`, and in the same transaction set marks: how far what these come from was read."""
         runs = [(topic, list(run)) for topic, run in groupby(events, key=lambda event: event.topic)]
-        with self._transaction("storing events"):
+        with self._transaction(STORING):
             stored = self._insert(runs)
             self._mark(marks)
         return stored
@@ -257,9 +263,7 @@ class LocalLog:
     def size_mb(self) -> float:
         """How much of the file holds something, in MB of 2^20 bytes; room that was given back and waits for new records
         does not count."""
-        with self._lock, self._plain_errors("reading"):
-            pages = self._db.pragma("page_count") - self._db.pragma("freelist_count")
-            return pages * self._db.pragma("page_size") / (1 << 20)
+        return (self._value(SIZE, ()) or 0) / (1 << 20)
 
     def trim(self, keep_ms: int, groups: Sequence[str], now_ms: int, most: int = 1 << 40) -> int:
         """Drop the records that every one of `groups` has passed and that were stored more than `keep_ms` before
@@ -365,11 +369,12 @@ class LocalLog:
             self._db.pragma("auto_vacuum", "INCREMENTAL")
         self._to_wal(time.monotonic() + busy_timeout_ms / 1000)
         self._db.pragma("synchronous", "FULL")
+        self._db.pragma("temp_store", "MEMORY")  # what a batch needs meanwhile would else go through a file
         found = self._db.pragma("user_version")
         if found not in (0, FORMAT):
             raise LogError(f"{self.path} has log format {found}; this version of Greenlight reads format {FORMAT}")
         if found == 0:  # new, or left by a process that was killed while it made the file
-            with self._written():
+            with self._transaction("making it"):
                 self._db.execute(SCHEMA)
                 self._db.pragma("user_version", FORMAT)
             sync(self.path.parent)
@@ -387,7 +392,8 @@ class LocalLog:
                 time.sleep(0.01)
 
     def _store(self, runs: list[tuple[str, list[AnyEvent]]]) -> dict[str, Appended]:
-        with self._storing():
+        with self._transaction(STORING):
+            self._see_to_room()
             return self._insert(runs)
 
     def _insert(self, runs: list[tuple[str, list[AnyEvent]]]) -> dict[str, Appended]:
@@ -423,8 +429,11 @@ class LocalLog:
             self._db.execute("INSERT INTO clock VALUES (1, ?) ON CONFLICT DO UPDATE SET ms = max(ms, ?)", (ms, ms))
 
     def _rows(self, query: str, values: tuple[str | int, ...]) -> list[tuple]:
-        with self._lock, self._plain_errors("reading"):
-            return self._db.execute(query, values).fetchall()
+        with self._lock:
+            try:
+                return self._db.execute(query, values).fetchall()
+            except apsw.Error as why:
+                raise self._plain(why, "reading") from why
 
     def _at_once(self, rows: str, values: tuple[str | int, ...]) -> list[tuple[int, bytes]]:
         """Rows of offset and body, in order, as one row of SQLite's: the interpreter is let go of once, not for each.
@@ -442,40 +451,30 @@ class LocalLog:
         rows = self._rows(query, values)
         return rows[0][0] if rows else None
 
-    @contextmanager
-    def _storing(self) -> Iterator[None]:
-        """A transaction of new records, if there is room for them."""
-        with self._transaction("storing events"):
-            if self._max_mb is not None and self.size_mb() >= self._max_mb:
-                raise LogAtCap(f"{self.path} holds {self._max_mb:,g} MB, as much as it may; nothing was stored")
-            yield
+    def _see_to_room(self) -> None:
+        if self._max_mb is not None and self.size_mb() >= self._max_mb:
+            raise LogAtCap(f"{self.path} holds {self._max_mb:,g} MB, as much as it may; nothing was stored")
 
     @contextmanager
     def _transaction(self, doing: str) -> Iterator[None]:
-        with self._lock, self._plain_errors(doing), self._written():
-            yield
+        """Not apsw's own `with`, which keeps the interpreter while it waits for another's lock: where that other is a
+        thread of this process, it could then never let go of it."""
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                yield
+                self._db.execute("COMMIT")
+            except BaseException as why:
+                self._moment_ms = 0  # it may have been noted in vain
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                if isinstance(why, apsw.Error):
+                    raise self._plain(why, doing) from why
+                raise
 
-    @contextmanager
-    def _written(self) -> Iterator[None]:
-        """One transaction. Not apsw's own `with`, which keeps the interpreter while it waits for another's lock: where
-        that other is a thread of this process, it could then never let go of it."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._moment_ms = 0  # it may have been noted in vain
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
-
-    @contextmanager
-    def _plain_errors(self, doing: str) -> Iterator[None]:
-        try:
-            yield
-        except apsw.FullError as why:
-            raise LogFull(f"{self.path}: no space left on the disk while {doing}; free some and repeat") from why
-        except (apsw.NotADBError, apsw.CorruptError) as why:
-            raise LogError(f"{self.path} is not a whole event log ({why}); move it away or restore a copy") from why
-        except apsw.Error as why:
-            raise LogError(f"{self.path}: {type(why).__name__} while {doing}: {why}") from why
+    def _plain(self, why: apsw.Error, doing: str) -> LogError:
+        if isinstance(why, apsw.FullError):
+            return LogFull(f"{self.path}: no space left on the disk while {doing}; free some and repeat")
+        if isinstance(why, apsw.NotADBError | apsw.CorruptError):
+            return LogError(f"{self.path} is not a whole event log ({why}); move it away or restore a copy")
+        return LogError(f"{self.path}: {type(why).__name__} while {doing}: {why}")
