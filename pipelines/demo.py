@@ -33,6 +33,7 @@ from pipelines.simulate import audience_of
 from pipelines.snapshot import Snapshot, cut
 from pipelines.stage import Stage
 from pipelines.story import Story
+from pipelines.tether import tethered
 from pipelines.train import Training, train
 from pipelines.weeks import Weeks
 from pipelines.why import explain
@@ -246,7 +247,7 @@ def run(
     console = Console(stderr=True, highlight=False)
     demo = Demo(home, rehearsed(settings), source, seed, Story(console), challenger, weeks)
     try:
-        with demo.story:
+        with tethered(), demo.story:
             demo.tell(lambda server: None if once else _stay(demo, server))
     except PlainError as why:
         console.print(f"the demo stopped: {why}", markup=False, soft_wrap=True)
