@@ -16,7 +16,7 @@ from rich.table import Table
 
 from benchmarks import outage, storing
 from benchmarks.load import Result
-from conf.settings import Kafka
+from conf.sections.kafka import Kafka
 from tests.faults.broker import Broker
 from tests.faults.proxied import proxied
 

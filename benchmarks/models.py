@@ -21,7 +21,8 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks import training
 from conf.home import Home
-from conf.settings import Evaluate, Settings
+from conf.sections.training import Evaluate
+from conf.settings import Settings
 from models.als import ALS
 from models.base import Recommender, slates
 from models.ease import EASE

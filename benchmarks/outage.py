@@ -14,7 +14,8 @@ from benchmarks.load import Plan, Result
 from benchmarks.pour import Poured, Pouring
 from benchmarks.running import child, up
 from conf.home import Home
-from conf.settings import Kafka, Settings, load
+from conf.sections.kafka import Kafka
+from conf.settings import Settings, load
 from events.log import LocalLog
 from events.reading import reached
 from pipelines.data import import_data

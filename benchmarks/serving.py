@@ -28,7 +28,8 @@ from rich.table import Table
 from benchmarks.load import Plan, Result
 from benchmarks.peers import NATIVE, ids
 from conf.home import Home
-from conf.settings import Cache, Door, Settings, load
+from conf.sections.serving import Cache, Door
+from conf.settings import Settings, load
 from mlflow_server.building import build
 from mlflow_server.ledger import SigningKey
 from mlflow_server.release import Release

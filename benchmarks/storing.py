@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 from kafka import KafkaProducer
 
-from conf.settings import Kafka
+from conf.sections.kafka import Kafka
 from events.codecs import encode
 from events.event import EVENTS, Rating
 from events.kafka_link import client

@@ -17,7 +17,8 @@ from models.shelf import find
 from pipelines.data import import_data
 from pipelines.evaluate import windows
 from pipelines.snapshot import cut
-from pipelines.train import Training, train
+from pipelines.train import train
+from pipelines.trained import Training
 
 AROUND = """Train's wall time is {ratio:.1f} times that of the bare fits. It makes {fits} fits; made again alone, one
 after the other in one process, they take {bare:.1f} s. Apart from those, in seconds of work (two candidates work at

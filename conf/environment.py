@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from conf.settings import Storage
+from conf.sections.storage import Storage
 
 QUIET = {  # no telemetry, no progress bars in logs
     "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -20,7 +20,7 @@ from typing import Any
 
 from conf.environment import encryption
 from conf.home import Home
-from conf.settings import Storage
+from conf.sections.storage import Storage
 from events.store import Missing, StoreError, begin, check_place, locked
 
 OWNER = "home.json"

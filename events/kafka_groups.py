@@ -11,7 +11,7 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka.errors import NoError, RetriableError
 from kafka.structs import OffsetAndMetadata
 
-from conf.settings import Kafka
+from conf.sections.kafka import Kafka
 from events.kafka_link import client, plain_errors
 from events.kafka_places import Positions
 from events.kafka_topics import topic_name

@@ -18,7 +18,7 @@ from kafka.net.compat import KafkaNetClient
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 
-from conf.settings import Kafka
+from conf.sections.kafka import Kafka
 from events.log import LogError
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from kafka.errors import KafkaError as KafkaTrouble
 from kafka.producer.future import FutureRecordMetadata
 
-from conf.settings import Kafka
+from conf.sections.kafka import Kafka
 from events.codecs import decode, encode, unreadable
 from events.event import DEAD_LETTER, AnyEvent, Unreadable
 from events.kafka_groups import Groups

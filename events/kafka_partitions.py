@@ -11,7 +11,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.consumer.fetcher import ConsumerRecord
 
-from conf.settings import Kafka
+from conf.sections.kafka import Kafka
 from events.event import TOPICS
 from events.kafka_link import client, plain, plain_errors
 from events.kafka_topics import ensure_topics, topic_name

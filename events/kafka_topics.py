@@ -12,7 +12,7 @@ from pathlib import Path
 from kafka import KafkaAdminClient
 from kafka.errors import TopicAlreadyExistsError
 
-from conf.settings import Kafka
+from conf.sections.kafka import Kafka
 from events.disk import sync
 from events.event import TOPICS
 from events.kafka_link import KafkaError, client, plain_errors

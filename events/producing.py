@@ -20,7 +20,7 @@ from kafka.errors import (
 )
 from kafka.producer.future import FutureRecordMetadata
 
-from conf.settings import Kafka
+from conf.sections.kafka import Kafka
 from events.kafka_link import client, plain_errors
 
 BATCH_BYTES = 64 << 10  # of a partition and request: few enough to pass a slow line within a request's time

@@ -27,7 +27,7 @@ from kafka.producer.future import FutureRecordMetadata
 from pybreaker import STATE_HALF_OPEN, STATE_OPEN, CircuitBreaker
 
 from conf.errors import PlainError
-from conf.settings import Kafka
+from conf.sections.kafka import Kafka
 from events.clock import wall_ms
 from events.codecs import unreadable
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, BadRecord

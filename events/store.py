@@ -15,7 +15,7 @@ from typing import Protocol
 
 from conf.errors import PlainError
 from conf.home import Home
-from conf.settings import Storage
+from conf.sections.storage import Storage
 from events.disk import sync, write_whole
 
 

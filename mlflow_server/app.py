@@ -8,7 +8,8 @@ from pathlib import Path
 
 from conf.environment import mlflow_storage, take
 from conf.home import Home
-from conf.settings import Storage, load
+from conf.sections.storage import Storage
+from conf.settings import load
 from mlflow_server.accounts import Account, accounts
 
 HOST = "127.0.0.1"

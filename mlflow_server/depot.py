@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from conf.home import Home
-from conf.settings import Storage
+from conf.sections.storage import Storage
 from events.disk import sync
 from events.store import Missing, Store, StoreError, locked
 from mlflow_server.release import OUTSIDE, Checked, Release, ReleaseError, verify

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from conf.environment import lead_mlflow, silence_mlflow
 from conf.home import Home
-from conf.settings import Storage
+from conf.sections.storage import Storage
 from events.store import StoreError, place_of
 from mlflow_server.in_charge import ALIASES, in_charge
 from mlflow_server.ledger import Decision, Ledger

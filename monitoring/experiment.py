@@ -21,7 +21,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from conf.errors import PlainError
-from conf.settings import Experiment
+from conf.sections.experiment import Experiment
 
 METRICS = ("likes", "clicks", "watch_minutes")  # per slate, more is better
 GUARDED = (*METRICS, "served")  # served: share of the slates that came from no fallback

@@ -7,7 +7,7 @@ swings about a limit is one alarm.
 
 from dataclasses import dataclass
 
-from conf.settings import Lag
+from conf.sections.kafka import Lag
 
 OVER = 0.5  # of both limits: below it an alarm is over
 

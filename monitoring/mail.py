@@ -19,7 +19,7 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
 
-from conf.settings import Mail
+from conf.sections.mail import Mail
 from monitoring.letter import Letter, Plot, Section, characters, cut, harmless, items
 from monitoring.letter_html import page
 from monitoring.letter_text import text

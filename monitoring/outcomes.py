@@ -11,7 +11,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from conf.settings import Experiment, Snapshot
+from conf.sections.data import Snapshot
+from conf.sections.experiment import Experiment
 from events.event import POSITIVE
 from monitoring.attribution import CLICK, RATING, WATCH, Acts, Days, join
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from conf.environment import for_foreign_code
 from conf.errors import PlainError
-from conf.settings import Evaluate, Train
+from conf.sections.training import Evaluate, Train
 from models.base import Recommender, Slates
 from models.interactions import Catalogue, Histories, Interactions, LiveCounts
 from models.shelf import Shelved

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from conf.errors import PlainError
-from conf.settings import Mail
+from conf.sections.mail import Mail
 
 
 class Trouble(PlainError):

@@ -34,7 +34,8 @@ from pipelines.snapshot import Snapshot, cut
 from pipelines.stage import Stage
 from pipelines.story import Story
 from pipelines.tether import tethered
-from pipelines.train import Training, train
+from pipelines.train import train
+from pipelines.trained import Training
 from pipelines.weeks import Weeks
 from pipelines.why import explain
 from serving.keys import KeyStore

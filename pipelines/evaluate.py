@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from conf.settings import Evaluate
+from conf.sections.training import Evaluate
 from events.event import POSITIVE
 from models import ranking
 from models.base import Recommender

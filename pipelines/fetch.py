@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 
 from conf.errors import PlainError
-from conf.settings import Fetch
+from conf.sections.data import Fetch
 from events.disk import sync
 
 Progress = Callable[[int], None]  # told the number of bytes so far

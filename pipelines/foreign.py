@@ -90,7 +90,7 @@ class Host:
         self, history: str, conf: dict[str, Any], trials: int, minutes: float | None, storage: str
     ) -> dict[str, Any]:
         """Search the model's settings on validation; each trial is told as it ends."""
-        from conf.settings import Evaluate
+        from conf.sections.training import Evaluate
         from pipelines.tune import FINISHED, tune
 
         interactions = read(Path(history), Interactions, self.catalogues)

@@ -14,7 +14,7 @@ from email.policy import default
 from pathlib import Path
 from typing import Any
 
-from conf.settings import MAILBOX, Mail
+from conf.sections.mail import MAILBOX, Mail
 from events.clock import wall_ms
 from events.disk import sync, write_whole
 from pipelines.carrier import Answer

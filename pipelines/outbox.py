@@ -18,7 +18,8 @@ from typing import Any
 
 from conf.errors import PlainError
 from conf.home import Home
-from conf.settings import Mail, Settings
+from conf.sections.mail import Mail
+from conf.settings import Settings
 from events.clock import wall_ms
 from events.disk import sync, write_whole
 from events.store import locked

@@ -22,7 +22,7 @@ from mlflow_server.ledger import finite
 from mlflow_server.release import Release, ReleaseError, verify
 
 if TYPE_CHECKING:
-    from pipelines.train import Training
+    from pipelines.trained import Training
 
 SERVICE = "greenlight"
 ROOT = Path(__file__).resolve().parent.parent

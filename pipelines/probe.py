@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from conf.environment import for_foreign_code
-from conf.settings import InfraGate
+from conf.sections.gates import InfraGate
 from models.base import Recommender, checked_scores, slates
 from models.interactions import DAY_MS, Catalogue, Histories, LiveCounts
 from models.popularity import Popularity, PopularityConfig

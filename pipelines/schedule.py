@@ -23,7 +23,8 @@ from typing import Any, Literal
 
 from conf.errors import PlainError
 from conf.home import Home
-from conf.settings import Schedule, Settings, load
+from conf.sections.jobs import Schedule
+from conf.settings import Settings, load
 from events.clock import now_ms, wall_ms
 from pipelines import limited
 from pipelines.cron import Times, times

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from conf.settings import Ses
+from conf.sections.mail import Ses
 from monitoring.letter import hidden, one_line, shortened
 from pipelines.carrier import Answer, Trouble
 

@@ -16,7 +16,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from conf.home import Home
-from conf.settings import AudienceConf, Settings
+from conf.sections.audience import AudienceConf
+from conf.settings import Settings
 from events.disk import sync
 from events.log import BATCH, LocalLog, LogError
 from events.reading import reached

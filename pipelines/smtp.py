@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from conf.settings import Smtp
+from conf.sections.mail import Smtp
 from monitoring.letter import HIDDEN, hidden, one_line, shortened
 from pipelines.carrier import Answer, Trouble
 

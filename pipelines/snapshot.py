@@ -30,8 +30,8 @@ import pyarrow.parquet as pq
 
 from conf.errors import PlainError
 from conf.home import Home
+from conf.sections.data import Snapshot as SnapshotSettings
 from conf.settings import Settings
-from conf.settings import Snapshot as SnapshotSettings
 from events.archive import archive, read_topic, write_parquet
 from events.disk import sync
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS

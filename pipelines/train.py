@@ -21,7 +21,8 @@ from pathlib import Path
 
 from conf.errors import PlainError
 from conf.home import Home
-from conf.settings import Settings, Storage
+from conf.sections.storage import Storage
+from conf.settings import Settings
 from events.clock import now_ms
 from events.store import place_of
 from mlflow_server.in_charge import in_charge

@@ -13,7 +13,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
-from conf.settings import Evaluate
+from conf.sections.training import Evaluate
 from models import ranking
 from models.base import Recommender
 from models.interactions import Interactions

@@ -5,7 +5,7 @@ from typing import Any
 
 from conf.errors import PlainError
 from conf.home import Home
-from conf.settings import Storage
+from conf.sections.storage import Storage
 from events.archive import find
 from events.event import IMPRESSIONS, Impression
 from events.log import LocalLog

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conf.errors import PlainError
 from conf.home import Home
-from conf.settings import Serving
+from conf.sections.serving import Serving
 from serving.keys import KeyStore
 
 

@@ -15,7 +15,7 @@ import orjson
 from cachetools import LRUCache
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from conf import settings as conf
+from conf.sections import serving as conf
 from serving.exploration import TOP
 from serving.metrics import Metrics
 from serving.redis_link import MAX_BYTES, Link, Unanswered

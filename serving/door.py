@@ -12,7 +12,7 @@ from typing import NamedTuple
 from urllib.parse import unquote_plus
 
 from conf.home import Home
-from conf.settings import Scope as Right
+from conf.sections.serving import Scope as Right
 from conf.settings import Settings
 from serving.keys import WRONG, Key, KeyStore, NoKey
 from serving.limiter import Limiter, whole_seconds

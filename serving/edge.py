@@ -23,7 +23,7 @@ from typing import NamedTuple
 import orjson
 
 from conf.home import Home
-from conf.settings import Scope as Right
+from conf.sections.serving import Scope as Right
 from conf.settings import Settings
 from mlflow_server.release import ReleaseError
 from serving import door, reading

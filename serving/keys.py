@@ -26,7 +26,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from conf.errors import PlainError
 from conf.home import Home
-from conf.settings import Scope, Settings
+from conf.sections.serving import Scope
+from conf.settings import Settings
 from events.disk import sync
 
 log = logging.getLogger("greenlight.serving")

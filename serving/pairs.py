@@ -11,7 +11,7 @@ from struct import Struct
 
 import numpy as np
 
-from conf.settings import Snapshot
+from conf.sections.data import Snapshot
 from events.state import Act
 from mlflow_server.viewers import Met, Viewers, nobody
 from models.interactions import RECENT, Catalogue, Histories

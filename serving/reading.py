@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, unquote_to_bytes
 
 import orjson
 
-from conf.settings import Serving
+from conf.sections.serving import Serving
 from serving.pool import CallerGone
 
 Scope = MutableMapping[str, Any]

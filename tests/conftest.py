@@ -11,7 +11,7 @@ import pytest
 
 from conf.environment import mlflow_storage
 from conf.home import Home
-from conf.settings import Storage
+from conf.sections.storage import Storage
 from models.shelf import load_file
 from pipelines.broker import BrokerError, java
 

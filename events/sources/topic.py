@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from kafka import KafkaAdminClient, KafkaConsumer, OffsetAndMetadata, TopicPartition, errors
 
-from conf.settings import Kafka
+from conf.sections.kafka import Kafka
 from events.kafka_link import KafkaAway, KafkaError, client, plain_errors
 
 Start = Literal["beginning", "end"]

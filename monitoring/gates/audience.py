@@ -6,7 +6,7 @@ that cannot say is no run. Missing data keeps a quiet verdict from being given: 
 
 from dataclasses import dataclass
 
-from conf.settings import Drift
+from conf.sections.jobs import Drift
 from mlflow_server.ledger import Decision
 from monitoring.drift import Found, in_words, percent
 from monitoring.gates.verdict import Check, cannot_say, fold, passed

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from conf.settings import InfraGate
+from conf.sections.gates import InfraGate
 from mlflow_server.ledger import Decision
 from monitoring.gates.verdict import Check, cannot_say, decide, failed, fold, none_non_finite, passed
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from conf.settings import InputsGate
+from conf.sections.gates import InputsGate
 from events.times import EARLIEST_MS, latest_plausible_ms
 from mlflow_server.ledger import Decision
 from monitoring.gates.verdict import Check, decide, failed, fold, passed

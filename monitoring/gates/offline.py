@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from conf.settings import OfflineGate
+from conf.sections.gates import OfflineGate
 from mlflow_server.ledger import Decision
 from models.ranking import Interval
 from monitoring.gates.verdict import Check, cannot_say, decide, failed, fold, none_non_finite, passed

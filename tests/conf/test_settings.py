@@ -1,7 +1,8 @@
 import pytest
 from pydantic import ValidationError
 
-from conf.settings import Mail, Settings, SettingsError, as_environment, load
+from conf.sections.mail import Mail
+from conf.settings import Settings, SettingsError, as_environment, load
 from pipelines.status import settings_in_force
 
 

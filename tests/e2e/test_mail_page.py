@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.browser import chromium
 from benchmarks.letters import page
-from conf.settings import Mail
+from conf.sections.mail import Mail
 from monitoring.mail import Letter, Plot, Section, compose
 
 matplotlib.use("Agg")

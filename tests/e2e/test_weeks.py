@@ -14,7 +14,11 @@ from typing import Any
 import pytest
 
 from conf.home import Home
-from conf.settings import AudienceConf, Experiment, Retrain, Settings, Train
+from conf.sections.audience import AudienceConf
+from conf.sections.experiment import Experiment
+from conf.sections.jobs import Retrain
+from conf.sections.training import Train
+from conf.settings import Settings
 from mlflow_server.ledger import Entry, Ledger
 from pipelines.data import import_data
 from pipelines.package import package_champion

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from conf.settings import AudienceConf
+from conf.sections.audience import AudienceConf
 from events.event import AnyEvent, Click, Movie, Rating, Watch
 from events.sources.audience import Audience, AudienceError, Shift, ShiftError
 from events.state import Act

@@ -19,7 +19,7 @@ from kafka.admin import (
     ResourceType,
 )
 
-from conf.settings import Kafka
+from conf.sections.kafka import Kafka
 from events.event import EVENTS, Account
 from events.kafka_link import KafkaAway, KafkaError, client
 from events.kafka_log import KafkaLog

@@ -9,7 +9,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import NewPartitions
 
-from conf.settings import Kafka
+from conf.sections.kafka import Kafka
 from events.codecs import encode
 from events.event import DEAD_LETTER, EVENTS, Account, Movie, Unreadable
 from events.kafka_link import KafkaError, client

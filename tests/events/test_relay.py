@@ -15,7 +15,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import NewTopic
 
-from conf.settings import Kafka
+from conf.sections.kafka import Kafka
 from events.codecs import unreadable
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, Impression, Movie, Rating
 from events.kafka_link import client
@@ -30,7 +30,7 @@ LIMIT_S = 120  # for what takes a second on a machine that does nothing else
 PROCESS = """
 import sys, time
 from pathlib import Path
-from conf.settings import Kafka
+from conf.sections.kafka import Kafka
 from events.log import LocalLog
 from events.relay import Relay
 

@@ -7,7 +7,7 @@ import pytest
 
 from conf.environment import encryption
 from conf.home import Home
-from conf.settings import Storage
+from conf.sections.storage import Storage
 from events.archive import archive, find, read_topic
 from events.bucket import BucketStore
 from events.event import EVENTS, Rating

@@ -17,7 +17,7 @@ from typing import Any, Self
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from conf.settings import Kafka
+from conf.sections.kafka import Kafka
 from events.kafka_link import client
 from models.shelf import load_file
 from pipelines.broker import Node

@@ -8,7 +8,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import NewTopic
 
-from conf.settings import Kafka
+from conf.sections.kafka import Kafka
 from events.kafka_link import client
 from models.shelf import load_file
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from conf.home import Home
-from conf.settings import Storage
+from conf.sections.storage import Storage
 from events.archive import GROUP, archive, read_topic
 from events.bucket import BucketStore
 from events.event import EVENTS, Rating

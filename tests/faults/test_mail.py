@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from conf.home import Home
-from conf.settings import Mail, Settings, Smtp
+from conf.sections.mail import Mail, Smtp
+from conf.settings import Settings
 from models.shelf import load_file
 from monitoring.mail import Letter
 from pipelines.outbox import deliver, letters, post, trouble

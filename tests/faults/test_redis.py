@@ -15,7 +15,8 @@ import pytest
 import redis
 from starlette.applications import Starlette
 
-from conf.settings import Cache, Door, Serving, Settings
+from conf.sections.serving import Cache, Door, Serving
+from conf.settings import Settings
 from mlflow_server.building import build
 from mlflow_server.ledger import SigningKey
 from models.shelf import find, load_file

@@ -12,7 +12,8 @@ import boto3
 import pytest
 
 from conf.home import Home
-from conf.settings import Mail, Ses, Settings
+from conf.sections.mail import Mail, Ses
+from conf.settings import Settings
 from models.shelf import load_file
 from monitoring.mail import Letter
 from pipelines.outbox import deliver, letters, post, reopen

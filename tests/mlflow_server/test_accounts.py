@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conf.home import Home
-from conf.settings import Storage
+from conf.sections.storage import Storage
 from mlflow_server.accounts import Accounts, AccountsError, accounts
 from mlflow_server.app import command, environment
 

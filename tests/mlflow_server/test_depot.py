@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conf.home import Home
-from conf.settings import Storage
+from conf.sections.storage import Storage
 from events.store import StoreError
 from mlflow_server.building import build
 from mlflow_server.depot import Depot
@@ -28,7 +28,7 @@ FETCH = """
 import sys
 from pathlib import Path
 from conf.home import Home
-from conf.settings import Storage
+from conf.sections.storage import Storage
 from mlflow_server.depot import Depot
 sys.stdin.readline()
 print(Depot(Home(Path(sys.argv[1])), Storage.model_validate_json(sys.argv[2])).folder(sys.argv[3]))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conf.settings import Drift
+from conf.sections.jobs import Drift
 from monitoring.columns import Window, columns
 from monitoring.drift import Column, Found, compare, holm, in_words, least_deals
 from monitoring.gates.audience import VALID_MS, AudienceEvidence, differs, judge

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from conf.settings import InfraGate
+from conf.sections.gates import InfraGate
 from monitoring.gates import infra
 from monitoring.gates.infra import InfraEvidence, Probe
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from conf.home import Home
-from conf.settings import InputsGate, Settings
+from conf.sections.gates import InputsGate
+from conf.settings import Settings
 from events.clock import now_ms
 from events.event import Account, Rating
 from events.log import LocalLog

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from conf.settings import Lag
+from conf.sections.kafka import Lag
 from monitoring.lag import Behind, Watched, look
 
 LOOK_S = 10.0

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from conf.settings import Mail, Smtp
+from conf.sections.mail import Mail, Smtp
 from monitoring.mail import LIMIT, Letter, Plot, Section, compose, mail_id
 
 TO = ("lead@example.org", "team@example.org")

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from conf.settings import OfflineGate
+from conf.sections.gates import OfflineGate
 from models.ranking import Interval
 from monitoring.gates import offline
 from monitoring.gates.offline import Disguise, OfflineEvidence, OnTest, Reference, SliceQuality

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conf.settings import Experiment, Snapshot
+from conf.sections.data import Snapshot
+from conf.sections.experiment import Experiment
 from events.archive import SCHEMAS
 from events.event import EVENTS, IMPRESSIONS, AnyEvent, Click, Impression, Rating, Watch
 from monitoring.outcomes import Brought, Viewers, brought, per_rung, per_viewer

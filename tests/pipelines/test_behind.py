@@ -6,7 +6,8 @@ import apsw
 import pytest
 
 from conf.home import Home
-from conf.settings import Kafka, Lag, Settings
+from conf.sections.kafka import Kafka, Lag
+from conf.settings import Settings
 from events.archive import archive
 from events.clock import wall_ms
 from events.event import CATALOGUE, EVENTS, Movie, Rating

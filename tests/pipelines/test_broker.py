@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from conf.home import Home
-from conf.settings import Kafka
+from conf.sections.kafka import Kafka
 from events.event import EVENTS, Account
 from events.kafka_link import KafkaError
 from events.kafka_log import KafkaLog

@@ -13,7 +13,8 @@ import pytest
 from conf.environment import mlflow_storage
 from conf.errors import PlainError
 from conf.home import Home
-from conf.settings import Settings, Storage
+from conf.sections.storage import Storage
+from conf.settings import Settings
 from events.archive import read_topic
 from events.event import EVENTS
 from events.store import StoreError, history_store

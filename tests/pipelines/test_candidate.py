@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conf.settings import Train
+from conf.sections.training import Train
 from models.base import slates
 from models.interactions import DAY_MS, Catalogue, Interactions, Shown, histories_of, live_counts
 from models.popularity import Popularity

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from conf.home import Home
-from conf.settings import Data, Settings
+from conf.sections.data import Data
+from conf.settings import Settings
 from events.clock import now_ms
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, AnyEvent, Impression, Movie, Rating, Unreadable
 from events.log import LocalLog

@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 import pytest
 
-from conf.settings import Evaluate
+from conf.sections.training import Evaluate
 from models.base import Recommender
 from models.ease import EASE
 from models.interactions import DAY_MS, Catalogue, Histories, Interactions, LiveCounts, Shown

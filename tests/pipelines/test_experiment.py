@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from conf.home import Home
-from conf.settings import Experiment, Settings
+from conf.sections.experiment import Experiment
+from conf.settings import Settings
 from events.event import EVENTS, IMPRESSIONS, Click, Impression
 from events.log import LocalLog
 from mlflow_server.in_charge import in_charge

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from conf.home import Home
-from conf.settings import Fetch, Settings
+from conf.sections.data import Fetch
+from conf.settings import Settings
 from pipelines.data import import_data
 from pipelines.fetch import FetchError, fetch
 

@@ -3,7 +3,8 @@
 import pytest
 
 from conf.home import Home
-from conf.settings import Serving, Settings
+from conf.sections.serving import Serving
+from conf.settings import Settings
 from events.archive import archive, read_between
 from events.event import EVENTS, Impression, Rating
 from events.log import LocalLog

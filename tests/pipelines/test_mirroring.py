@@ -5,7 +5,9 @@ import time
 import pytest
 
 from conf.home import Home
-from conf.settings import InputsGate, Settings, Train
+from conf.sections.gates import InputsGate
+from conf.sections.training import Train
+from conf.settings import Settings
 from events.clock import wall_ms
 from events.event import CATALOGUE, EVENTS, Movie, Rating
 from events.log import LocalLog

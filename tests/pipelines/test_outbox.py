@@ -6,7 +6,8 @@ from email import message_from_bytes, policy
 import pytest
 
 from conf.home import Home
-from conf.settings import Mail, Settings, Smtp
+from conf.sections.mail import Mail, Smtp
+from conf.settings import Settings
 from monitoring.mail import Letter
 from pipelines.carrier import Answer
 from pipelines.mailing import Mailing, run

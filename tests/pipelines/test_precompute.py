@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from conf.home import Home
-from conf.settings import Schedule, Serving, Settings
+from conf.sections.jobs import Schedule
+from conf.sections.serving import Serving
+from conf.settings import Settings
 from events.event import CATALOGUE, EVENTS, Movie, Rating
 from events.log import LocalLog
 from mlflow_server import refreshed

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from conf.home import Home
-from conf.settings import Mail, Retention, Settings, Smtp
+from conf.sections.jobs import Retention
+from conf.sections.mail import Mail, Smtp
+from conf.settings import Settings
 from mlflow_server.registry import Registry
 from mlflow_server.release import verify
 from monitoring.mail import Letter

@@ -2,7 +2,9 @@
 
 import pytest
 
-from conf.settings import AudienceConf, Experiment, Settings
+from conf.sections.audience import AudienceConf
+from conf.sections.experiment import Experiment
+from conf.settings import Settings
 from events.sources.audience import Shift
 from pipelines.rehearsal import _turned, rehearsed
 

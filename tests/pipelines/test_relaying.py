@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from conf.home import Home
-from conf.settings import Kafka, Retention, Settings
+from conf.sections.jobs import Retention
+from conf.sections.kafka import Kafka
+from conf.settings import Settings
 from events.archive import archive
 from events.event import EVENTS, Rating
 from events.log import LocalLog

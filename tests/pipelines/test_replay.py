@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from conf.home import Home
-from conf.settings import Serving, Settings
+from conf.sections.serving import Serving
+from conf.settings import Settings
 from events.event import EVENTS, IMPRESSIONS, Click, Impression, Rating
 from events.log import LocalLog
 from mlflow_server.building import build

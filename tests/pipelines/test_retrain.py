@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from conf.home import Home
-from conf.settings import InputsGate, Settings, Train
+from conf.sections.gates import InputsGate
+from conf.sections.training import Train
+from conf.settings import Settings
 from events.clock import now_ms
 from events.event import EVENTS, Rating
 from events.log import LocalLog

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from conf.home import Home
-from conf.settings import InputsGate, Train
+from conf.sections.gates import InputsGate
+from conf.sections.training import Train
 from events.event import EVENTS, Rating
 from events.log import LocalLog
 from mlflow_server.in_charge import in_charge

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from conf.home import Home
-from conf.settings import Schedule, Settings
+from conf.sections.jobs import Schedule
+from conf.settings import Settings
 from events.clock import wall_ms
 from pipelines import limited
 from pipelines.cron import times

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from conf.home import Home
-from conf.settings import AudienceConf, Settings
+from conf.sections.audience import AudienceConf
+from conf.settings import Settings
 from events.clock import now_ms
 from events.event import CATALOGUE, EVENTS, Rating
 from events.log import LocalLog

@@ -3,7 +3,8 @@
 import pytest
 
 from conf.home import Home
-from conf.settings import Experiment, Settings
+from conf.sections.experiment import Experiment
+from conf.settings import Settings
 from events.event import AnyEvent, Impression, Rating
 from events.log import LocalLog
 from monitoring.experiment import users_for

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from conf.home import Home
-from conf.settings import Mail, Settings, Smtp
+from conf.sections.mail import Mail, Smtp
+from conf.settings import Settings
 from events.clock import wall_ms
 from events.log import LocalLog
 from mlflow_server.registry import Registry

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial
 
-from conf.settings import Evaluate
+from conf.sections.training import Evaluate
 from models.base import Recommender
 from models.interactions import DAY_MS, Catalogue, Histories, Interactions, LiveCounts
 from models.popularity import Popularity

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from conf.home import Home
-from conf.settings import Mail, Settings, Smtp
+from conf.sections.mail import Mail, Smtp
+from conf.settings import Settings
 from monitoring.experiment import Plan
 from monitoring.mail import LIMIT
 from pipelines.experiment import advance, stop

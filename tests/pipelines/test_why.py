@@ -3,7 +3,7 @@
 import pytest
 
 from conf.home import Home
-from conf.settings import Storage
+from conf.sections.storage import Storage
 from events.archive import archive
 from events.event import IMPRESSIONS, Impression
 from events.log import LocalLog

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from conf.home import Home
-from conf.settings import AudienceConf, Settings
+from conf.sections.audience import AudienceConf
+from conf.settings import Settings
 from events.event import AnyEvent, Impression
 from events.log import LocalLog
 from events.sources.audience import Audience, Visit

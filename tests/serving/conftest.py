@@ -14,7 +14,9 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from conf.home import Home
-from conf.settings import Cache, Door, Intake, Kafka, Serving, Settings
+from conf.sections.kafka import Kafka
+from conf.sections.serving import Cache, Door, Intake, Serving
+from conf.settings import Settings
 from mlflow_server.building import build
 from mlflow_server.ledger import SigningKey
 from mlflow_server.release import Release

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conf.settings import Cache
+from conf.sections.serving import Cache
 from serving.cache import Kept, Key, Memory, name, pack, unpack
 from serving.exploration import TOP
 from serving.metrics import Metrics

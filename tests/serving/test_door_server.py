@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from conf.home import Home
-from conf.settings import Serving, Settings
+from conf.sections.serving import Serving
+from conf.settings import Settings
 from mlflow_server.release import Release
 from pipelines.package import package
 from pipelines.serve import Server, serve

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, chi2
 
 from conf.home import Home
-from conf.settings import Cache, Door, Settings
-from conf.settings import Serving as Conf
+from conf.sections.serving import Cache, Door
+from conf.sections.serving import Serving as Conf
+from conf.settings import Settings
 from events.event import IMPRESSIONS, Impression
 from events.log import LocalLog
 from mlflow_server.release import Release

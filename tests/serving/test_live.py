@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conf.home import Home
-from conf.settings import Kafka, Settings
+from conf.sections.kafka import Kafka
+from conf.settings import Settings
 from events.event import TOPICS, Account, AnyEvent, Click, Movie, Rating, Watch
 from events.log import LocalLog
 from events.reading import mirror_of

@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from conf.home import Home
-from conf.settings import Door, Serving, Settings
+from conf.sections.serving import Door, Serving
+from conf.settings import Settings
 from events.event import IMPRESSIONS
 from events.log import LocalLog
 from mlflow_server.release import Release

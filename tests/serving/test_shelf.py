@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from conf.home import Home
-from conf.settings import Serving, Settings
+from conf.sections.serving import Serving
+from conf.settings import Settings
 from events.event import EVENTS, Rating
 from events.log import LocalLog
 from mlflow_server.building import build

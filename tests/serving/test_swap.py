@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from conf.home import Home
-from conf.settings import Door, Settings
+from conf.sections.serving import Door
+from conf.settings import Settings
 from events.event import EVENTS, Rating
 from events.log import LocalLog
 from mlflow_server.ledger import Ledger, SigningKey

@@ -20,7 +20,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from conf.errors import PlainError
-from conf.settings import AudienceConf
+from conf.sections.audience import AudienceConf
 from events.event import AnyEvent, Movie, content_id
 from events.sources.audience import fitted, fresh
 from events.sources.audience.acting import DRAWS, NAME, STEP_MS, Chunk, Deed, account, deeds, ends, in_order

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.sparse import csr_array, diags_array
 from scipy.sparse.linalg import svds
 
-from conf.settings import AudienceConf
+from conf.sections.audience import AudienceConf
 from events.event import POSITIVE, Movie
 from events.sources.audience.chance import generator, keys_of, salted
 from events.sources.audience.choosing import Crowd, choose

@@ -7,7 +7,7 @@ as in Zipf's law, and with its age since its release.
 
 import numpy as np
 
-from conf.settings import AudienceConf
+from conf.sections.audience import AudienceConf
 from events.sources.audience.chance import generator, keys_of
 from events.sources.audience.world import EPOCH, SLOTS, Habits, Movies, Rhythm, Viewers, World, standardised
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from conf.settings import AudienceConf
+from conf.sections.audience import AudienceConf
 from events.sources.audience.chance import generator, keys_of
 
 DAY_MS = 86_400_000

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 from conf.home import Home
-from conf.settings import Settings, Workers
+from conf.sections.jobs import Workers
+from conf.settings import Settings
 from events.archive import GROUP, archive, read_topic
 from events.event import EVENTS
 from events.log import LocalLog

@@ -16,7 +16,8 @@ import httpx
 import psutil
 
 from conf.home import Home
-from conf.settings import Door, Serving, Settings
+from conf.sections.serving import Door, Serving
+from conf.settings import Settings
 from events.event import DEAD_LETTER
 from events.log import LocalLog
 from mlflow_server.building import build

@@ -19,7 +19,8 @@ import orjson
 from kafka import KafkaConsumer, TopicPartition
 
 from conf.home import Home
-from conf.settings import Kafka, Settings
+from conf.sections.kafka import Kafka
+from conf.settings import Settings
 from events.event import EVENTS
 from events.kafka_link import client
 from events.kafka_topics import topic_name
