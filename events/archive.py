@@ -18,12 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from conf.home import Home
+from conf.settings import Settings
 from events.disk import write_whole
 from events.event import ANY_EVENT, CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, AnyEvent
-from events.log import Log, Record
+from events.log import LocalLog, Log, Record
+from events.reading import ARCHIVE, to_archive
 from events.store import Store, StoreError
 
-GROUP = "archive"
+GROUP = ARCHIVE
 CHUNK = 1_000_000  # records between two commits: a day's file is rewritten once per chunk, and a chunk fits in memory
 DAY_MS = 86_400_000
 LATEST_MS = 253_402_300_799_999  # in the year 9999
@@ -88,6 +91,16 @@ def archive(log: Log, store: Store, progress: Callable[[int], None] | None = Non
                 if progress:
                     progress(done)
             again.unlink(missing_ok=True)
+    return done
+
+
+def catch_up(home: Home, settings: Settings, store: Store, progress: Callable[[int], None] | None = None) -> int:
+    """As `archive`, from the log that is read and, where Kafka was in use and is not now, before it from the mirror: it
+    has what came in elsewhere."""
+    done = 0
+    for path in to_archive(home, settings):
+        with LocalLog(path) as log:
+            done += archive(log, store, progress)
     return done
 
 

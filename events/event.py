@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 # Ids travel in comma-separated answers, text lines and URLs: no comma, no white space, no control characters.
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\s,\x00-\x1f\x7f]+$")]
 Millis = Annotated[int, Field(ge=0, le=253_402_300_799_999)]  # up to the year 9999
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]  # the archive has columns of 64 bits
+Finite = Annotated[float, Field(allow_inf_nan=False)]  # JSON, in which events are stored, has no others
 
 POSITIVE = 0.7  # strength from which an interaction counts as liked
 
@@ -126,9 +128,9 @@ class Impression(Event):
     release: str  # digest of the release that answered
     rung: Literal["model", "stale", "precomputed", "popularity", "unknown"]
     items: tuple[str, ...]
-    propensities: tuple[float, ...]
-    k: int
-    latency_ms: float
+    propensities: tuple[Finite, ...]
+    k: Count
+    latency_ms: Finite
     failure: str = ""
     explored: bool = False  # whether the model's movies were put in random order
 
@@ -139,7 +141,7 @@ class Unreadable(Event):
     topic: ClassVar[str] = DEAD_LETTER
     kind: Literal["unreadable"] = "unreadable"
     source: str  # file name or topic
-    line: int  # line number in the source, or offset in the topic
+    line: Count  # line number in the source, or offset in the topic
     reason: str
     raw: str  # the record itself, undecodable bytes as backslash escapes
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import apsw
 
@@ -60,6 +60,9 @@ SLACK = 0.25  # of the file may hold nothing: new records go there, and the rest
 NEXT = "SELECT min(offset) FROM records WHERE topic = ? AND offset > ?"
 SIZE = """
 SELECT (page_count - freelist_count) * page_size FROM pragma_page_count, pragma_freelist_count, pragma_page_size
+"""
+LACKING = """
+SELECT count(*) FROM carray(?2) WHERE NOT EXISTS (SELECT 1 FROM records WHERE topic = ?1 AND event_id = value)
 """
 GIVE_BACK = f"PRAGMA incremental_vacuum({BITE})"
 
@@ -252,10 +255,14 @@ class LocalLog:
     def holds(self, topic: str, event_id: str) -> bool:
         return self._value("SELECT 1 FROM records WHERE topic = ? AND event_id = ?", (topic, event_id)) is not None
 
-    def last_id(self, topic: str) -> str:
-        """The id of the topic's newest record; empty where the log holds none."""
-        rows = self._rows("SELECT event_id FROM records WHERE topic = ? ORDER BY offset DESC LIMIT 1", (topic,))
-        return rows[0][0] if rows else ""
+    def ids(self, topic: str, after: int, to: int) -> list[tuple[int, str]]:
+        """Offset and event id of the next records of a topic after one offset and up to another, at most `BATCH`."""
+        query = "SELECT offset, event_id FROM records WHERE topic = ? AND offset > ? AND offset <= ? ORDER BY 1 LIMIT ?"
+        return self._rows(query, (topic, after, to, BATCH))
+
+    def lacking(self, topic: str, event_ids: Sequence[str]) -> int:
+        """How many of some ids the topic does not hold."""
+        return self._value(LACKING, (topic, apsw.carray(tuple(event_ids)))) or 0
 
     def count(self, topic: str) -> int:
         return self._value("SELECT count(*) FROM records WHERE topic = ?", (topic,)) or 0
@@ -447,7 +454,7 @@ class LocalLog:
             found.append((int(offset), bodies[start : (start := start + int(length))]))
         return found
 
-    def _value(self, query: str, values: tuple[str | int, ...]) -> int | None:
+    def _value(self, query: str, values: tuple[Any, ...]) -> int | None:
         rows = self._rows(query, values)
         return rows[0][0] if rows else None
 

@@ -5,8 +5,9 @@ missed and nothing is taken twice. Event ids are unique in it, so what producers
 one home at once do no harm, and a mirror that was deleted fills again from what Kafka and the archive hold.
 
 What cannot be read goes to the dead letter with its partition and offset, and so does a gap that Kafka's retention
-left; reading goes on. A topic that was made anew, or ends before what was read, is read from its beginning. Another
-cluster at the same address is refused.
+left; reading goes on. A topic that was made anew, or ends before what was read, is read from its beginning. In both
+cases what came in here is taken from the spool, which keeps it until then. Another cluster at the same address is
+refused.
 
 Where Kafka is away for longer than `kafka.batch_after_minutes`, the spool is taken in directly (batch mode); what comes
 through Kafka again later is known by its ids.
@@ -26,7 +27,7 @@ from events.kafka_link import KafkaError
 from events.kafka_partitions import Moved, Partitions, Place, Span, Stored
 from events.kafka_topics import known_cluster
 from events.log import LocalLog, LogError
-from events.reading import mirror_of, opened
+from events.reading import known_to_hold, mirror_of, opened, spool_mark
 
 log = logging.getLogger("greenlight.mirroring")
 
@@ -118,12 +119,14 @@ class Mirror:
         starts = {place: _start(place, span, known.get(_mark(place), "")) for place, span in seen.spans.items()}
         positions = {place: start.position for place, start in starts.items()}
         if positions != self._positions:
+            if marks.get("cluster", seen.cluster) != seen.cluster or any(start.lost for start in starts.values()):
+                self._all_from_spool()  # before anything is noted: killed here, it is done again
             gaps = [start.gap for start in starts.values() if start.gap]
             self.gaps += len(gaps)
             self._store(gaps, {"cluster": seen.cluster, **_marks(positions, seen.spans)})
             self._kafka.follow(positions)
         self._positions, self._spans, self._relayed = positions, seen.spans, relayed
-        self.behind = sum(span.end - positions[place] for place, span in seen.spans.items())
+        self.behind = self._behind()
         self._looked_s, self._look_wall_ms = time.monotonic(), began_wall_ms
 
     def _take(self, found: list[Stored], reached: dict[Place, int]) -> int:
@@ -135,7 +138,11 @@ class Mirror:
         latest_ms = wall_ms() + self._ahead_ms
         count = self._store([self._event(record, latest_ms) for record in found], _marks(moved, self._spans))
         self._positions |= moved
+        self.behind = self._behind()
         return count
+
+    def _behind(self) -> int:
+        return sum(max(0, span.end - self._positions[place]) for place, span in self._spans.items())
 
     def _event(self, record: Stored, latest_ms: int) -> AnyEvent:
         event = _judged(record, latest_ms)
@@ -150,7 +157,7 @@ class Mirror:
         """Where all was read that the last look saw, the mirror holds what the relay had sent by then: batch mode would
         begin behind that."""
         if self._relayed:
-            marks = {_spool_mark(topic): str(offset) for topic, offset in self._relayed.items()}
+            marks = {spool_mark(topic): str(offset) for topic, offset in self._relayed.items()}
             if any(self._log.marks.get(name) != value for name, value in marks.items()):
                 self._log.append_with((), marks)
             self._relayed = {}
@@ -162,13 +169,17 @@ class Mirror:
         self._spool = opened(self.home.log, self._spool)
         if self._spool is None:
             return 0
-        count, marks = 0, self._log.marks
+        count = 0
         for topic in TOPICS:
-            records = self._spool.tail(topic, int(marks.get(_spool_mark(topic), 0)))
+            records = self._spool.tail(topic, known_to_hold(self._log, self._spool, topic))
             if records:
-                reached = {_spool_mark(topic): str(records[-1].offset)}
+                reached = {spool_mark(topic): str(records[-1].offset)}
                 count += self._store((record.event for record in records), reached)
         return count
+
+    def _all_from_spool(self) -> None:
+        while (spool := self._spool) and any(spool.stored(t, known_to_hold(self._log, spool, t), 1) for t in TOPICS):
+            self._from_spool()
 
     def _away(self, why: str) -> None:
         """Kafka could not be read. After a while the spool is, until it can be."""
@@ -215,9 +226,11 @@ class Mirror:
 
 
 class Start(NamedTuple):
-    """Where to read on in a partition. gap: what Kafka dropped before it was read."""
+    """Where to read on in a partition. lost: whether Kafka may have lost something before it was read; gap: what it
+    dropped."""
 
     position: int
+    lost: bool = False
     gap: Unreadable | None = None
 
 
@@ -230,12 +243,12 @@ def _start(place: Place, span: Span, mark: str) -> Start:
     if made != span.made or read > span.end:
         cause = "its topic was made anew" if made != span.made else f"it ends at {span.end}, before {read}"
         log.warning("%s is read from its beginning, since %s; what comes again is dropped", where, cause)
-        return Start(span.first)
+        return Start(span.first, lost=True)
     if read >= span.first:
         return Start(read)
     reason = f"offsets {read} to {span.first - 1} were dropped by Kafka before they were read: see its retention"
     log.warning("%s: %s", where, reason)
-    return Start(span.first, unreadable(None, where, read, reason, f"gap {where}"))
+    return Start(span.first, lost=True, gap=unreadable(None, where, read, reason, f"gap {where}"))
 
 
 def _judged(record: Stored, latest_ms: int) -> AnyEvent | str:
@@ -259,10 +272,6 @@ def _where(place: Place) -> str:
 
 def _mark(place: Place) -> str:
     return f"kafka/{place.topic}/{place.partition}"
-
-
-def _spool_mark(topic: str) -> str:
-    return f"spool/{topic}"
 
 
 def _marks(positions: dict[Place, int], spans: dict[Place, Span]) -> dict[str, str]:

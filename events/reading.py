@@ -13,6 +13,8 @@ from conf.settings import Settings
 from events.event import TOPICS
 from events.log import LocalLog
 
+ARCHIVE = "archive"  # the group of events/archive.py
+
 
 def reading_log(home: Home, settings: Settings) -> Path:
     """The log that every reader reads. It may not be there yet: then nothing has come in."""
@@ -21,6 +23,14 @@ def reading_log(home: Home, settings: Settings) -> Path:
     if home.mirror.exists():  # Kafka was in use here
         _go_on_after(home)
     return home.log
+
+
+def to_archive(home: Home, settings: Settings) -> list[Path]:
+    """The logs that may hold what the archive has yet to take, in this order: the one that is read, and before it a
+    mirror that took in something before Kafka was switched off."""
+    read = reading_log(home, settings)
+    left = [home.mirror] if read != home.mirror and home.mirror.exists() and _not_archived(home.mirror) else []
+    return [*left, *([read] if read.exists() else [])]
 
 
 def nothing_yet(home: Home, settings: Settings) -> str:
@@ -49,17 +59,51 @@ def opened(path: Path, log: LocalLog | None) -> LocalLog | None:
     return LocalLog(path) if path.exists() else None
 
 
+def spool_mark(topic: str) -> str:
+    """The mirror's mark of how far it is known to hold what the spool does."""
+    return f"spool/{topic}"
+
+
+def known_to_hold(mirror: LocalLog, spool: LocalLog, topic: str) -> int:
+    """The offset of the spool up to which its records are in the mirror, as far as is noted; 0 where the note is of
+    another spool."""
+    noted = int(mirror.marks.get(spool_mark(topic), 0))
+    return noted if noted <= spool.newest() else 0
+
+
+def on_the_way(spool: LocalLog, mirror: LocalLog, topic: str, to: int) -> int:
+    """How many records of the spool, up to and with an offset, the mirror lacks: of the first `BATCH` of which it lacks
+    any. One that Kafka or the mirror did not take counts until the mirror is known to be past it."""
+    after = known_to_hold(mirror, spool, topic)
+    while ids := spool.ids(topic, after, to):
+        if lacking := mirror.lacking(topic, [event_id for _, event_id in ids]):
+            return lacking
+        after = ids[-1][0]
+    return 0
+
+
 def reached(home: Home, settings: Settings) -> int | None:
-    """The offset up to which readers have to come to know all that was appended here so far; None while it is on its
-    way through Kafka."""
-    path, last = reading_log(home, settings), []
-    if path != home.log and home.log.exists():
-        with LocalLog(home.log) as spool:
-            last = [(topic, found) for topic in TOPICS if (found := spool.last_id(topic))]
+    """The offset up to which readers have to come to know all that was appended here so far; None while a part of it is
+    on its way through Kafka."""
+    path = reading_log(home, settings)
     if not path.exists():
-        return None if last else 0
+        return None if path != home.log and home.log.exists() and _holds_any(home.log) else 0
     with LocalLog(path) as log:
-        return log.newest() if all(log.holds(topic, event_id) for topic, event_id in last) else None
+        if path != home.log and home.log.exists():
+            with LocalLog(home.log) as spool:
+                if any(on_the_way(spool, log, topic, spool.newest()) for topic in TOPICS):
+                    return None
+        return log.newest()
+
+
+def _not_archived(path: Path) -> bool:
+    with LocalLog(path) as log:
+        return any(log.lag(topic, ARCHIVE) for topic in TOPICS)
+
+
+def _holds_any(path: Path) -> bool:
+    with LocalLog(path) as log:
+        return any(log.first(topic) is not None for topic in TOPICS)
 
 
 def _go_on_after(home: Home) -> None:

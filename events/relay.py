@@ -33,7 +33,7 @@ from events.codecs import unreadable
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, BadRecord
 from events.kafka_link import KafkaAway, KafkaError, plain
 from events.kafka_topics import ensure_topics, same_cluster, topic_name
-from events.log import LocalLog
+from events.log import LocalLog, LogError
 from events.producing import REFUSED, Failure, Producing
 
 log = logging.getLogger("greenlight.relay")
@@ -111,8 +111,11 @@ class Relay:
     def step(self) -> int:
         """Hand over what there is room for, wait a little for acknowledgements, commit; how many records came through.
 
-        Never raises for what Kafka does: that is in `state` and `reason`. LogError where the spool cannot be used.
+        Never raises for what Kafka does: that is in `state` and `reason`. LogError where the spool cannot be used, or
+        another file took its place.
         """
+        if self.spool.gone:
+            raise LogError(f"{self.spool.path} was taken away: what comes in is not stored in the file that is open")
         if self.state == STATE_OPEN:
             if time.monotonic() < self._probe_at:
                 return 0
@@ -133,8 +136,11 @@ class Relay:
     def close(self) -> None:
         """Let go of Kafka and of the lock; what is under way is sent again by the next one."""
         self._drop()
-        self._commit(at_once=True)
-        os.close(self._lock)
+        try:
+            with suppress(LogError):  # a full disk
+                self._commit(at_once=True)
+        finally:
+            os.close(self._lock)
 
     def _line(self, topic: str) -> Line:
         begin = self.spool.committed(topic, GROUP)

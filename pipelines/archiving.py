@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings, load
-from events.archive import archive
+from events.archive import archive, catch_up
 from events.clock import wall_ms
 from events.log import LocalLog
 from events.reading import opened, reading_log
@@ -66,7 +66,9 @@ class Archiving:
         self._log = opened(path, self._log)
         if self._log is None:
             return  # no event has come in yet
-        self._store = self._store or history_store(self.home, self.settings.storage)
+        if self._store is None:
+            self._store = history_store(self.home, self.settings.storage)
+            self.events += catch_up(self.home, self.settings, self._store)
         self.events += archive(self._log, self._store)
 
     def _trim(self) -> None:

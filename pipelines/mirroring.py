@@ -46,13 +46,14 @@ class Mirroring:
 
     def close(self) -> None:
         if self._mirror is not None:
+            self._note(self._mirror, at_once=True)
             self._mirror.close()
             self._mirror = None
 
-    def _note(self, mirror: Mirror) -> None:
+    def _note(self, mirror: Mirror, at_once: bool = False) -> None:
         """Now and then, and where something changed. A disk that is full stops nobody."""
         now, shape = time.monotonic(), (mirror.source, bool(mirror.trouble))
-        if shape == self._noted[1] and now - self._noted[0] < NOTE_S:
+        if shape == self._noted[1] and now - self._noted[0] < NOTE_S and not at_once:
             return
         try:
             note(self.home, "mirror", mirror.state | {"beat_wall_ms": wall_ms()})

@@ -7,10 +7,8 @@ import pyarrow as pa
 
 from conf.home import Home
 from conf.settings import Settings
-from events.archive import archive, read_between
+from events.archive import catch_up, read_between
 from events.event import EVENTS, IMPRESSIONS
-from events.log import LocalLog
-from events.reading import reading_log
 from events.store import history_store
 from monitoring.outcomes import Brought, Metric, Rates, UserMeans, brought, per_rung, per_viewer
 
@@ -35,10 +33,7 @@ def slates_between(home: Home, settings: Settings, *, since_ms: int, until_ms: i
     What comes late is in the next answer for the same period.
     """
     store = history_store(home, settings.storage)
-    read = reading_log(home, settings)
-    if read.exists():
-        with LocalLog(read) as log:
-            archive(log, store)
+    catch_up(home, settings, store)
 
     def days(topic: str) -> Callable[[Sequence[str]], Iterator[pa.Table]]:
         return partial(read_between, store, topic, since_ms=since_ms, until_ms=until_ms)

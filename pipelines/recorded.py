@@ -8,11 +8,9 @@ from typing import Any, NamedTuple
 from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings
-from events.archive import SCHEMAS, archive, read_between, read_topic
+from events.archive import SCHEMAS, catch_up, read_between, read_topic
 from events.clock import when
 from events.event import EVENTS, IMPRESSIONS
-from events.log import LocalLog
-from events.reading import reading_log
 from events.store import history_store
 
 ROWS = 10_000  # of a day, taken out of its table at a time
@@ -51,10 +49,7 @@ class Recorded:
         """What the log holds is archived first. NothingRecorded where there is nothing from `since_ms` up to, not with,
         `until_ms`; LogError, StoreError where it cannot be read."""
         self.store, self.since_ms, self.until_ms = history_store(home, settings.storage), since_ms, until_ms
-        path = reading_log(home, settings)
-        if path.exists():
-            with LocalLog(path) as log:
-                archive(log, self.store)
+        catch_up(home, settings, self.store)
         self.slates = self._count(IMPRESSIONS)
         self.events = self._count(EVENTS)
         if not self.slates and not self.events:

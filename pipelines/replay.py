@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -110,7 +111,7 @@ class _Tally:
             liked = act.fields["kind"] == "rating" and act.fields["rating"] / act.fields["scale"] >= POSITIVE
             self.comparison.did(act.ts, act.fields["user_id"], movie, liked=liked)
 
-    def posted(self, acts: list[Did], told: dict[str, Any]) -> None:
+    def posted(self, acts: list[Did], told: dict[str, int]) -> None:
         self.known += told["duplicates"]
         self.refused += told["quarantined"]
         for act in acts:
@@ -126,7 +127,9 @@ def moment(text: str) -> int:
     """ms since 1970 of a day or a time, in UTC where it names no zone. ReplayError where it is neither."""
     try:
         found = datetime.fromisoformat(text)
-        return round((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
+        ms = round((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
+        when(ms)  # in UTC too, it is of a year that can be written
+        return ms
     except (ValueError, OverflowError):
         raise ReplayError(
             f"{text!r} is no time: write a day or a time, such as 2013-10-01 or 2013-10-01T12:30"
@@ -213,9 +216,7 @@ class _Sent:
 
     def __init__(self, home: Home, settings: Settings, url: str, key_file: Path | None) -> None:
         self._home, self._settings, self._own, self._key_file = home, settings, not url, key_file
-        self.url = (url or _own_service(home)).rstrip("/")
-        if not self.url.startswith(("http://", "https://")):
-            raise ReplayError(f"--service {url} is no address such as http://localhost:3000")
+        self.url = _address(url) if url else _own_service(home)
         self.through = f"the service at {self.url}"
         self.honest_from_ms: int | None = None if self._own else 0  # its own service knows all that is recorded
 
@@ -266,12 +267,28 @@ def _own_service(home: Home) -> str:
     return str(urls[0])
 
 
+def _address(url: str) -> str:
+    """An address as it was named, without a slash at its end."""
+    try:
+        found = urlsplit(url)
+        alone = not (found.username or found.password or found.query or found.fragment or found.port == 0)
+    except ValueError:
+        alone = False
+    if not alone or found.scheme not in ("http", "https") or not found.hostname or not url.isprintable() or " " in url:
+        what = "must not hold a password (see --key-file)" if "@" in url else f"{url} is no address"
+        raise ReplayError(f"--service {what}: write one such as http://localhost:3000")
+    return url.rstrip("/")
+
+
 def _first_line(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").split("\n", 1)[0].strip()
+        key = path.read_text(encoding="ascii").split("\n", 1)[0].strip()
     except (OSError, UnicodeDecodeError) as why:
-        cause = why.strerror if isinstance(why, OSError) else "not UTF-8"
+        cause = why.strerror if isinstance(why, OSError) else "not ASCII"
         raise ReplayError(f"--key-file {path} cannot be read: {cause}") from None
+    if not key.isprintable():
+        raise ReplayError(f"--key-file {path} has control characters in its first line, which no key has")
+    return key
 
 
 def _release_of(home: Home, version: int) -> str:

@@ -25,10 +25,9 @@ from typing import Any, Literal
 from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings
-from events.archive import archive
+from events.archive import catch_up
 from events.clock import now_ms
 from events.disk import sync
-from events.log import LocalLog
 from events.reading import nothing_yet, reading_log
 from events.store import Store, history_store, locked
 from mlflow_server.ledger import Decision, Entry, Ledger
@@ -102,8 +101,7 @@ def drift(home: Home, settings: Settings, progress: Callable[[str], None] = lamb
         raise ReportError(nothing_yet(home, settings))
     store = history_store(home, settings.storage)
     progress("bringing the archive up to date")
-    with LocalLog(read) as log:
-        archive(log, store)
+    catch_up(home, settings, store)
     ledger = Ledger.to_write(home.ledger, home.keys)
     entries = list(ledger.entries())
     progress("sampling traffic")

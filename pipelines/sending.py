@@ -26,7 +26,7 @@ TRIES = 3  # of a request whose connection was dropped, as HTTP clients do for i
 TIMEOUT_S = 30.0
 STEPS = 200  # of the whole, at the most, as fast as possible
 LEAST_STEP_MS = 60_000
-LAG = re.compile(r'^greenlight_lag_messages\{group="(?!archive")[^}]*\} (\S+)$', re.MULTILINE)
+LAG = re.compile(r'^greenlight_lag_messages\{group="(?!archive")[^}]*\} ([0-9.]+(?:e[+-]?[0-9]+)?)$', re.MULTILINE)
 
 
 class SendingError(PlainError):
@@ -35,7 +35,7 @@ class SendingError(PlainError):
 
 Answered = Callable[[Wish, list[str], float, str], None]  # a wish, its slate, how many ms it took, the rung
 Failed = Callable[[str], None]
-Posted = Callable[[list[Did], dict[str, Any]], None]  # some events, and what the service said
+Posted = Callable[[list[Did], dict[str, int]], None]  # some events, and what the service said
 
 
 class Service:
@@ -77,9 +77,7 @@ class Service:
         limits = aiohttp.ClientTimeout(total=TIMEOUT_S)
         connector = aiohttp.TCPConnector(limit=CONNECTIONS, ssl=self._check)
         begun = time.monotonic()
-        async with aiohttp.ClientSession(
-            self.url, headers=self._headers, connector=connector, timeout=limits
-        ) as session:
+        async with aiohttp.ClientSession(headers=self._headers, connector=connector, timeout=limits) as session:
             await self._allowed(session)
             for number, moments in groupby(traffic, key=lambda moment: (moment.ts - since_ms) // step_ms):
                 if speed is not None:
@@ -93,7 +91,7 @@ class Service:
 
     async def _allowed(self, session: aiohttp.ClientSession) -> None:
         """SendingError where the key does not open what will be asked for."""
-        async with session.get("/metrics") as answer:
+        async with session.get(f"{self.url}/metrics") as answer:
             if answer.status in (401, 403):
                 raise SendingError(
                     f"the service at {self.url} refuses the key: it needs one with the scopes read, events and admin "
@@ -113,16 +111,17 @@ class Service:
         for attempt in range(TRIES):
             begun = time.perf_counter()
             try:
-                async with session.get(f"/recommend/{quote(wish.user_id, safe='')}", params={"k": k}) as answer:
-                    text = (await answer.text()).strip()
+                where = f"{self.url}/recommend/{quote(wish.user_id, safe='')}"
+                async with session.get(where, params={"k": k}) as answer:
+                    text = (await answer.text(errors="replace")).strip()
                 break
             except (aiohttp.ClientError, TimeoutError) as why:
                 if attempt == TRIES - 1:
                     return self._failed(type(why).__name__)
         if answer.status != 200:
             return self._failed(f"status {answer.status}")
-        if wish.request_id:
-            self._request_ids[wish.request_id] = answer.headers["X-Request-Id"]
+        if wish.request_id and (made := answer.headers.get("X-Request-Id")):
+            self._request_ids[wish.request_id] = made
         slate = [movie for movie in text.split(",") if movie]
         self._answered(wish, slate, 1000 * (time.perf_counter() - begun), answer.headers.get("X-Rung", "?"))
 
@@ -132,14 +131,26 @@ class Service:
         for start in range(0, len(acts), BATCH):
             some = acts[start : start + BATCH]
             body = orjson.dumps([self._as_of_now(act.fields) for act in some])
-            async with session.post("/v1/events", data=body, headers={"Content-Type": "application/json"}) as answer:
-                told = await answer.json(content_type=None) if answer.status == 200 else {}
-                if answer.status != 200:
-                    why = (await answer.text()).strip()[:200]
-                    raise SendingError(f"the service at {self.url} takes no events (status {answer.status}): {why}")
+            kind = {"Content-Type": "application/json"}
+            async with session.post(f"{self.url}/v1/events", data=body, headers=kind) as answer:
+                text = await answer.text(errors="replace")
+            if answer.status != 200:
+                why = "".join(letter if letter.isprintable() else " " for letter in text[:200]).strip()
+                raise SendingError(f"the service at {self.url} takes no events (status {answer.status}): {why}")
+            told = self._counts(text)
             self._posted(some, told)
             new += told["stored"]
         return new
+
+    def _counts(self, text: str) -> dict[str, int]:
+        """What came of a post."""
+        try:
+            told = orjson.loads(text)
+            return {name: int(told[name]) for name in ("stored", "duplicates", "quarantined")}
+        except (ValueError, TypeError, KeyError):
+            raise SendingError(
+                f"the service at {self.url} does not say what became of events: is it Greenlight?"
+            ) from None
 
     def _as_of_now(self, fields: dict[str, Any]) -> dict[str, Any]:
         """An event that names a request names the one that was made in its place; one that was not made is nobody's."""
@@ -153,9 +164,9 @@ class Service:
         """Until no reader but the archive is behind the service's log."""
         until = time.monotonic() + PATIENCE_S
         while True:
-            async with session.get("/metrics") as answer:
-                behind = sum(float(count) for count in LAG.findall(await answer.text()))
-            if not behind:
+            async with session.get(f"{self.url}/metrics") as answer:
+                behind = LAG.findall(await answer.text(errors="replace"))
+            if behind and not any(map(float, behind)):
                 return
             if time.monotonic() > until:
                 raise SendingError(

@@ -32,7 +32,7 @@ from conf.errors import PlainError
 from conf.home import Home
 from conf.sections.data import Snapshot as SnapshotSettings
 from conf.settings import Settings
-from events.archive import archive, read_topic, write_parquet
+from events.archive import catch_up, read_topic, write_parquet
 from events.disk import sync
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS
 from events.log import LocalLog, LogError
@@ -80,7 +80,7 @@ def cut(home: Home, settings: Settings, progress: Callable[[int], None] | None =
         store = history_store(home, settings.storage)
         with LocalLog(read) as log:
             reached = log.newest()  # what comes while this runs may be in the history in part
-            archive(log, store, progress)
+        catch_up(home, settings, store, progress)
         events = read_topic(store, EVENTS, EVENT_COLUMNS)
         movies = read_topic(store, CATALOGUE)
         unreadable = len(read_topic(store, DEAD_LETTER, ["offset"]))

@@ -15,7 +15,8 @@ from conf.settings import Settings
 from events.clock import wall_ms
 from events.event import TOPICS
 from events.log import LocalLog, LogError
-from events.reading import reading_log
+from events.reading import on_the_way, reading_log
+from events.retention import RELAY
 from events.state import TOPICS as LIVE
 from monitoring.lag import Behind
 from serving.report import reports
@@ -44,18 +45,29 @@ def lags(home: Home, settings: Settings) -> list[Behind]:
 
 
 def _of_kafka(home: Home) -> Iterator[Behind]:
-    """The relay behind the spool, and the mirror behind Kafka, as it says itself. Where it takes in the spool in place
-    of Kafka, it is behind nothing there."""
+    """The relay behind the spool, and the mirror behind Kafka: as it said at its last look, or as what the relay has
+    sent since tells. Where it takes in the spool in place of Kafka, it is behind nothing there."""
+    sent = 0
     if home.log.exists():
         with LocalLog(home.log) as spool:
-            yield _of_group(spool, "relay")
+            yield _of_group(spool, RELAY)
+            sent = _sent(spool, home.mirror)
     try:
         mirror = _Told.model_validate_json(home.kafka.read_bytes()).mirror
     except (OSError, ValidationError):  # it said nothing yet
         return
     if mirror.source == "kafka":
         silent_s = (wall_ms() - mirror.caught_up_wall_ms) / 1000
-        yield Behind("mirror", mirror.behind, silent_s if mirror.behind or silent_s > SILENT_S else 0.0)
+        behind = max(mirror.behind, sent)
+        yield Behind("mirror", behind, silent_s if behind or silent_s > SILENT_S else 0.0)
+
+
+def _sent(spool: LocalLog, path: Path) -> int:
+    """Records that the relay has sent and that are not in the mirror."""
+    if not path.exists():
+        return 0
+    with LocalLog(path) as mirror:
+        return sum(on_the_way(spool, mirror, topic, spool.committed(topic, RELAY)) for topic in TOPICS)
 
 
 def _of_readers(home: Home, path: Path) -> Iterator[Behind]:

@@ -1,5 +1,6 @@
 """The archive: by day, each event once, whatever interrupts it."""
 
+import json
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import pytest
 
 from conf.home import Home
 from events.archive import FILE, GROUP, SCHEMAS, ArchiveError, archive, find, read_topic
+from events.codecs import Rules, decode, encode
 from events.event import (
     CATALOGUE,
     DEAD_LETTER,
@@ -165,6 +167,35 @@ def test_unreadable_records_of_a_topic_are_passed_over(log: LocalLog, tmp_path: 
     assert read_topic(FolderStore(tmp_path), EVENTS)["event_id"].to_pylist() == ["e0", "e2"]
     assert read_topic(FolderStore(tmp_path), DEAD_LETTER)["raw"].to_pylist() == ["x,y"]
     assert log.lag(EVENTS, GROUP) == 0
+
+
+@pytest.mark.parametrize("event", of_each_kind(), ids=lambda event: f"{event.kind} {event.event_id}")
+def test_whatever_number_a_foreign_record_holds_it_is_quarantined_or_archived_as_it_is(
+    event: AnyEvent, log: LocalLog, tmp_path: Path
+) -> None:
+    """One event that passed and that no column could hold would stop the archive for good."""
+    whole = json.loads(encode(event))
+    odd = [
+        "9" * 40,
+        "-1",
+        str(2**63),
+        str(2**63 - 1),
+        str(2**64 - 1),
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "1e400",
+        "5e-324",
+    ]
+    odd += [f"[{number}]" for number in odd]
+    raw = [json.dumps(whole | {name: "?"}).replace('"?"', number) for name in whole for number in odd]
+    read = [decode(one.encode(), "there", n, rules) for n, one in enumerate(raw) for rules in (None, Rules())]
+    taken = [one.model_copy(update={"event_id": f"e{n}"}) for n, one in enumerate(read)]
+    log.append_all(taken)
+    assert [log.get(one.topic, one.event_id) for one in taken] == taken
+    store = FolderStore(tmp_path / "history")
+    archive(log, store)
+    assert sum(len(read_topic(store, topic, ["event_id"])) for topic in SCHEMAS) == len(taken)
 
 
 def test_nothing_archived_is_an_empty_table(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from conf.home import Home
-from conf.settings import Settings
+from conf.settings import Kafka, Settings
 from events.clock import wall_ms
 from events.codecs import encode
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS, AnyEvent, Movie, Rating, Unreadable, Watch
@@ -23,6 +23,7 @@ from events.kafka_link import client
 from events.kafka_topics import ensure_topics, topic_name
 from events.log import LocalLog
 from events.mirror import Mirror
+from events.reading import mirror_of
 from events.state import Acts
 from models.shelf import load_file
 
@@ -266,6 +267,47 @@ def test_a_topic_that_was_made_anew_is_read_from_its_beginning(
     until(mirror, lambda: len(ids(home)) == 40)
     assert sorted(ids(home)) == sorted(f"e{n}" for n in range(40))
     assert "made anew" in caplog.text
+    mirror.close()
+
+
+def test_what_came_in_here_outlives_a_topic_that_was_deleted_before_it_was_read(
+    home: Home, conf: Settings, send: Sender
+) -> None:
+    """The spool keeps what the mirror is not known to hold, and the mirror takes it from there."""
+    with LocalLog(home.log) as spool:
+        spool.append(EVENTS, map(rating, range(10)))
+        send.events(*map(rating, range(10)))
+        spool.commit(EVENTS, "relay", 10)
+        mirror = Mirror(home, conf)
+        until(mirror, lambda: mirror.caught_up_wall_ms and len(ids(home)) == 10)
+        mirror.close()
+        spool.append(EVENTS, map(rating, range(10, 12_100)))
+        spool.commit(EVENTS, "relay", 12_100)  # they went to Kafka, and
+        admin(conf, lambda a: a.delete_topics([topic_name(conf.kafka, EVENTS)]))
+        mirror = Mirror(home, conf)
+        until(mirror, lambda: len(ids(home)) == 12_100)
+        mirror.close()
+        home.cluster.write_text("another\n")
+        with LocalLog(home.mirror) as log:
+            log.append_with([], {"cluster": "another"})
+        spool.append(EVENTS, [rating(20_000)])
+        spool.commit(EVENTS, "relay", 12_101)
+        home.cluster.unlink()  # as the message about another cluster says
+        mirror = Mirror(home, conf)
+        until(mirror, lambda: "e20000" in ids(home))
+        mirror.close()
+
+
+def test_batch_mode_takes_all_of_a_spool_that_was_begun_anew(home: Home) -> None:
+    conf = settings_of(Kafka(servers="127.0.0.1:9"), timeout_s=1, batch_after_minutes=1e-6)
+    with mirror_of(home) as log:
+        log.append_with([], {f"spool/{EVENTS}": "5000"})
+    for file in home.root.glob(f"{home.log.name}*"):
+        file.unlink()
+    with LocalLog(home.log) as spool:
+        spool.append(EVENTS, map(rating, range(10)))
+    mirror = Mirror(home, conf)
+    until(mirror, lambda: len(ids(home)) == 10)
     mirror.close()
 
 

@@ -1,16 +1,19 @@
 """Which log is read: one order over the spool, the mirror that follows it, and what follows that one."""
 
+import json
+
 import pytest
 
 from conf.home import Home
 from conf.settings import Settings
-from events.archive import archive, read_topic
-from events.clock import now_ms
+from events.archive import archive, catch_up, read_topic
+from events.clock import now_ms, wall_ms
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, TOPICS, Account, AnyEvent, Rating, Unreadable
 from events.log import LocalLog
-from events.reading import mirror_of, opened, reached, reading_log
+from events.reading import mirror_of, on_the_way, opened, reached, reading_log, spool_mark, to_archive
 from events.state import Acts
 from events.store import FolderStore
+from serving.lag import lags
 
 START = 1_700_000_000_000
 EMBEDDED = Settings()
@@ -125,6 +128,18 @@ def test_kafka_switched_off_again(home: Home) -> None:
     assert followed(home, EMBEDDED, known) == {f"u{n}" for n in (0, 1, 2, 3, 7)}
 
 
+def test_what_only_the_mirror_took_in_is_archived_though_kafka_was_switched_off_before(home: Home) -> None:
+    fill(home, 0)
+    mirrored(home, 0, 7)
+    catch_up(home, EMBEDDED, FolderStore(home.history))
+    fill(home, 1)
+    catch_up(home, EMBEDDED, FolderStore(home.history))
+    found = read_topic(FolderStore(home.history), EVENTS, ["offset", "event_id"]).sort_by("offset")
+    assert sorted(found["event_id"].to_pylist()) == ["e0", "e1", "e7"]
+    assert found["event_id"].to_pylist()[-1] == "e1"
+    assert to_archive(home, EMBEDDED) == [home.log]
+
+
 def test_an_offset_beyond_the_end_is_of_another_log(home: Home) -> None:
     fill(home, 0, 1)
     assert followed(home, EMBEDDED, 2) == set()
@@ -144,6 +159,32 @@ def test_readers_have_all_once_the_mirror_holds_what_the_spool_took_last(home: H
     with LocalLog(home.mirror) as mirror:
         mirror.append(DEAD_LETTER, [dead])
         assert reached(home, KAFKA) == mirror.newest()
+
+
+def test_what_was_stored_last_may_come_through_kafka_first(home: Home) -> None:
+    """Partitions are read side by side, so the newest record says nothing of those before it."""
+    fill(home, *range(9))
+    mirrored(home, 1, 2, 3, 8)
+    with LocalLog(home.log) as spool, LocalLog(home.mirror) as mirror:
+        assert reached(home, KAFKA) is None
+        assert on_the_way(spool, mirror, EVENTS, 8) == 5
+        mirror.append_with([], {spool_mark(EVENTS): "5"})  # one did not go there, and is in the dead letter
+        assert on_the_way(spool, mirror, EVENTS, 8) == 3
+        mirror.append_with([], {spool_mark(EVENTS): "8"})
+        assert reached(home, KAFKA) == mirror.newest()
+        mirror.append_with([], {spool_mark(EVENTS): "5000"})  # of a spool that was lost
+        assert reached(home, KAFKA) is None
+
+
+def test_what_the_relay_has_sent_and_the_mirror_has_not_read_is_lag(home: Home) -> None:
+    """The mirror looks every two seconds, and may have seen an empty Kafka just before."""
+    fill(home, *range(5))
+    mirrored(home, 0)
+    home.kafka.write_text(json.dumps({"mirror": {"source": "kafka", "behind": 0, "caught_up_wall_ms": wall_ms()}}))
+    with LocalLog(home.log) as spool:
+        assert {b.name: b.messages for b in lags(home, KAFKA)} == {"relay": 5, "mirror": 0, "archive": 1}
+        spool.commit(EVENTS, "relay", 3)
+        assert {b.name: b.messages for b in lags(home, KAFKA)} == {"relay": 2, "mirror": 2, "archive": 1}
 
 
 def test_the_event_clock_is_the_newest_of_both(home: Home) -> None:

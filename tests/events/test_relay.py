@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import NewTopic
@@ -20,7 +21,7 @@ from events.codecs import unreadable
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, Impression, Movie, Rating
 from events.kafka_link import client
 from events.kafka_topics import topic_name
-from events.log import LocalLog
+from events.log import LocalLog, LogError
 from events.relay import COMMIT_S, GROUP, Relay, RelayError
 from models.shelf import load_file
 
@@ -205,6 +206,35 @@ def test_a_broker_that_is_killed_under_way_and_one_that_accepts_and_never_answer
     events = in_kafka(conf)
     assert sorted(set(ids(events))) == sent
     assert in_order(events)
+
+
+def test_a_spool_that_was_replaced_is_not_read_on_in_the_file_that_is_gone(spool: LocalLog, conf: Kafka) -> None:
+    relay = Relay(spool, conf)
+    fill(spool, 3)
+    drain(relay)
+    for file in spool.path.parent.glob(f"{spool.path.name}*"):
+        file.rename(file.with_name(f"old-{file.name}"))
+    with pytest.raises(LogError, match="taken away"):
+        relay.step()
+    relay.close()
+    Relay(spool, conf).close()
+
+
+def test_a_spool_that_cannot_be_written_keeps_nobody_from_ending(tmp_path: Path, conf: Kafka) -> None:
+    """What was delivered and could not be committed is sent again; the next relay can begin."""
+    with LocalLog(tmp_path / "spool.db", busy_timeout_ms=50) as spool, closing(apsw.Connection(str(spool.path))) as db:
+        fill(spool, 20)
+        relay = Relay(spool, conf)
+        db.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LogError, match="BusyError"):
+            drain(relay)
+        relay.close()
+        db.execute("ROLLBACK")
+        assert spool.lag(EVENTS, "relay") == 20
+        relay = Relay(spool, conf)
+        drain(relay)
+        relay.close()
+    assert len(set(ids(in_kafka(conf)))) == 20
 
 
 def test_two_relays_of_a_spool_never_run_at_once(spool: LocalLog, conf: Kafka) -> None:

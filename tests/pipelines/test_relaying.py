@@ -19,6 +19,7 @@ from conf.settings import Settings
 from events.archive import archive
 from events.event import EVENTS, Rating
 from events.log import LocalLog
+from events.reading import mirror_of, spool_mark
 from events.retention import trim_logs
 from events.store import FolderStore
 from pipelines.archiving import Archiving
@@ -138,16 +139,20 @@ def test_a_filling_spool_is_told_once_for_each_spell(home: Home) -> None:
     assert len(list(letters(home))) == 2
 
 
-def test_the_archives_loop_drops_from_the_spool_what_kafka_has_and_nothing_else(home: Home) -> None:
+def test_the_archives_loop_drops_from_the_spool_what_came_back_through_kafka_and_nothing_else(home: Home) -> None:
     kept = AWAY.model_copy(update={"kafka": AWAY.kafka.model_copy(update={"spool_keep_hours": 0})})
     fill(home, 30)
     Archiving(home, kept).step()
     with LocalLog(home.log) as log:
         assert log.count(EVENTS) == 30, "none has gone to Kafka"
         log.commit(EVENTS, "relay", 20)
+        Archiving(home, kept).step()
+        assert log.count(EVENTS) == 30, "none has come back"
+        with mirror_of(home) as mirror:
+            mirror.append_with([], {spool_mark(EVENTS): "15"})
         assert trim_logs(home, AWAY, 1000) == 0, "a day is kept"
         Archiving(home, kept).step()
-        assert log.first(EVENTS) == 21
+        assert log.first(EVENTS) == 16
 
 
 def test_what_is_archived_leaves_the_log_only_where_that_is_asked_for(home: Home, tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from threading import Thread, Timer
+from typing import Any, ClassVar
 
 import pytest
 
@@ -129,7 +132,14 @@ def test_times() -> None:
         ({"speed": 0.0}, ReplayError, "speed 0 is out of range"),
         ({"service": "http://127.0.0.1:1"}, ReplayError, "name one of them"),
         ({"against": None}, ReplayError, "the service of this home does not run: greenlight up, or --service URL"),
-        ({"against": None, "service": "localhost:3000"}, ReplayError, "no address such as http://localhost:3000"),
+        ({"against": None, "service": "localhost:3000"}, ReplayError, "localhost:3000 is no address: write one such as http://localhost"),
+        ({"until": "9999-12-31T23:59-14:00"}, ReplayError, "is no time"),
+        ({"since": "0001-01-01T00:00+14:00"}, ReplayError, "is no time"),
+        ({"against": None, "service": "http://[::1"}, ReplayError, "http://[::1 is no address"),
+        ({"against": None, "service": "http://127.0.0.1:99999"}, ReplayError, "is no address"),
+        ({"against": None, "service": "http://127.0.0.1:1/?key=a"}, ReplayError, "is no address"),
+        ({"against": None, "service": "http://a:secret@h"}, ReplayError, "--service must not hold a password"),
+        ({"against": None, "service": "http://127.0.0.1:1/below/"}, SendingError, "http://127.0.0.1:1/below does not"),
         ({"against": None, "service": "http://127.0.0.1:1"}, SendingError, "http://127.0.0.1:1 does not answer"),
     ],
     ids=str,
@@ -141,6 +151,79 @@ def test_what_is_wrong_is_one_sentence(
     with pytest.raises(error) as found:
         replay(recorded, SETTINGS, asked.pop("since"), asked.pop("until"), **asked)
     assert says in str(found.value)
+
+
+LAGS = b'greenlight_lag_messages{group="live",worker="1"} 0.0\n'
+COUNTS = b'{"stored":1,"duplicates":0,"quarantined":0}'
+
+
+class Odd(BaseHTTPRequestHandler):
+    """A service whose answers are as a test says: by the beginning of the path, status and body."""
+
+    says: ClassVar[dict[str, tuple[int, bytes]]] = {}
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        status, body = next(said for path, said in self.says.items() if self.path.startswith(path))
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET
+
+    def log_message(self, *about: object) -> None:
+        pass
+
+
+@pytest.fixture
+def odd() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Odd) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "body", "says"),
+    [
+        ("/recommend", 429, b"", "answered none of 2 requests: 2 status 429"),
+        ("/v1/events", 200, b"hello", "is it Greenlight"),
+        ("/v1/events", 200, b"[1]", "is it Greenlight"),
+        ("/v1/events", 200, b"{}", "is it Greenlight"),
+        ("/v1/events", 503, b"the log\r\n\x1b[31mis full \xff", "takes no events (status 503): the log   [31mis full"),
+        ("/recommend", 200, b"\xff,m\x00", ""),
+    ],
+)
+def test_a_service_that_answers_oddly(home: Home, odd: str, path: str, status: int, body: bytes, says: str) -> None:
+    record(home)
+    rest = {"/metrics": (200, LAGS), "/recommend": (200, b"m,n"), "/v1/events": (200, COUNTS)}
+    Odd.says = {path: (status, body), **{other: said for other, said in rest.items() if other != path}}
+    if not says:
+        assert replay(home, SETTINGS, *DAY, service=odd).requests == 2
+        return
+    with pytest.raises(SendingError) as found:
+        replay(home, SETTINGS, *DAY, service=odd)
+    assert says in str(found.value)
+    assert str(found.value).isprintable()
+
+
+def test_a_service_that_does_not_say_how_far_its_readers_are_is_waited_for(home: Home, odd: str) -> None:
+    record(home)
+    Odd.says = {"/metrics": (200, b""), "/recommend": (200, b"m"), "/v1/events": (200, COUNTS)}
+    later = Timer(1.0, lambda: Odd.says.update({"/metrics": (200, LAGS)}))
+    later.start()
+    assert replay(home, SETTINGS, *DAY, service=odd).events == 3
+    assert Odd.says["/metrics"] == (200, LAGS)
+
+
+@pytest.mark.parametrize("key", [b"abc\x00def", "schlüssel".encode(), b"\xff"])
+def test_a_key_that_no_header_can_hold(home: Home, tmp_path: Path, key: bytes) -> None:
+    record(home)
+    (tmp_path / "key").write_bytes(key)
+    with pytest.raises(ReplayError, match=r"--key-file .* (control characters|not ASCII)") as found:
+        replay(home, SETTINGS, *DAY, service="http://127.0.0.1:1", key_file=tmp_path / "key")
+    assert "abc" not in str(found.value)
 
 
 def test_an_empty_home(home: Home) -> None:
