@@ -115,7 +115,9 @@ def _overrides(environment: dict[str, str]) -> dict[str, Any]:
             try:
                 place[key] = value if setting in SECRETS else yaml.safe_load(value)
             except yaml.YAMLError as why:
-                raise SettingsError(f"{name}{_shown(setting, value)}: not YAML{_place(why)}") from None
+                raise SettingsError(
+                    f"{name}{_shown(setting, value)}: not YAML{_place(why)}; text that begins so stands in quotes"
+                ) from None
     return found
 
 

@@ -278,7 +278,7 @@ class LocalLog:
 
         It takes a small bite at a time, so that writers get between, and can be broken off anywhere.
         """
-        dropped, old = 0, self._stored_before(now_ms - keep_ms)
+        dropped, old = 0, self._stored_before(max(0, now_ms - keep_ms))
         known = old  # up to here, moments are of no use any more
         for (topic,) in self._rows("SELECT DISTINCT topic FROM groups", ()):
             newest = self._value("SELECT max(offset) FROM records WHERE topic = ?", (topic,)) or 0

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from conf.sections.section import Count, Positive, Section, Share, is_loopback, or_nothing
 
-BROKER_HOST = re.compile(r"[A-Za-z0-9._:-]{1,253}")
+BROKER_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]")  # an IPv6 address in brackets
 
 
 def kafka_servers(text: object) -> object:
@@ -17,8 +17,7 @@ def kafka_servers(text: object) -> object:
     servers = [server.strip() for server in text.split(",")]
     for server in servers:
         host, _, port = server.rpartition(":")
-        bare = host.removeprefix("[").removesuffix("]")
-        if not (BROKER_HOST.fullmatch(bare) and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        if not (BROKER_HOST.fullmatch(host) and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
             raise ValueError(f"{server!r} is not an address such as broker-1:9092; separate several by commas")
     return ",".join(servers)
 

@@ -1,7 +1,10 @@
+import json
+
 import pytest
 from pydantic import ValidationError
 
 from conf.sections.mail import Mail
+from conf.sections.section import Section
 from conf.settings import Settings, SettingsError, as_environment, load
 from pipelines.status import settings_in_force
 
@@ -165,3 +168,21 @@ def test_a_kafka_and_its_password(tmp_path) -> None:
     assert (found.kafka.servers, found.kafka.password) == ("a:1,b.example:9092", "Hunter2: {")
     assert "Hunter2" not in repr(found) + str(settings_in_force(found))
     assert load({"GREENLIGHT_KAFKA__SERVERS": ""}).kafka.servers == ""
+
+
+@pytest.mark.parametrize("servers", ["::1:9092", "[::1:9092", "::1]:9092", "[h]:9092", "a:1,[::1]"])
+def test_an_ipv6_address_of_a_broker_needs_its_brackets(servers: str) -> None:
+    """Without them, Kafka's client would take the port for a part of the address."""
+    with pytest.raises(SettingsError, match="is not an address such as"):
+        load({"GREENLIGHT_KAFKA__SERVERS": json.dumps(servers)})
+    assert load({"GREENLIGHT_KAFKA__SERVERS": '"[::1]:9092, a:1"'}).kafka.servers == "[::1]:9092,a:1"
+
+
+def test_no_number_of_the_settings_is_infinite() -> None:
+    sections = [(name, section) for name, section in Settings() if isinstance(section, Section)]
+    numbers = [f"{name}__{key}".upper() for name, section in sections for key, n in section if type(n) in (int, float)]
+    assert "KAFKA__SPOOL_KEEP_HOURS" in numbers
+    for name in numbers:
+        for text in (".inf", "-.inf", ".nan", "1e400"):
+            with pytest.raises(SettingsError):
+                load({f"GREENLIGHT_{name}": text})

@@ -294,6 +294,7 @@ def test_trimming_drops_what_all_groups_have_passed_and_gives_the_disk_its_room_
         assert log.trim(0, ["a", "b"], LATER) == 0, "b has not"
         log.commit(EVENTS, "b", 3000)
         assert log.trim(3_600_000, ["a", "b"], time.time_ns() // 10**6) == 0, "it is young"
+        assert log.trim(10**30, ["a", "b"], LATER) == 0, "it is kept for ever"
         assert log.trim(0, ["a", "b"], LATER) == 3000
         assert (log.first(EVENTS), log.first(IMPRESSIONS), log.newest()) == (3001, 6001, 6010)
         assert log.lag(EVENTS, "b") == 3000
