@@ -3,6 +3,7 @@
 Exit status: 0 done, 1 refused by a gate, 2 wrong use or broken input, 130 interrupted.
 """
 
+import getpass
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -25,20 +26,27 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help=__doc__,
 )
-data = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Bring events in, give them back.")
-app.add_typer(data, name="data")
-keys = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="API keys: who may call the service.")
-app.add_typer(keys, name="keys")
-report = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Reports on the running service.")
-app.add_typer(report, name="report")
-experiment = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="A/B: a challenger and the champion.")
-app.add_typer(experiment, name="experiment")
-mail = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Letters: which wait, were refused; send.")
-app.add_typer(mail, name="mail")
+
+
+def _group(name: str, about: str) -> typer.Typer:
+    """Verbs that share their first word."""
+    verbs = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help=about)
+    app.add_typer(verbs, name=name)
+    return verbs
+
+
+data = _group("data", "Bring events in, give them back.")
+keys = _group("keys", "API keys: who may call the service.")
+report = _group("report", "Reports on the running service.")
+experiment = _group("experiment", "A/B: a challenger and the champion.")
+mail = _group("mail", "Letters: which wait, were refused; send.")
 
 REFUSED, WRONG, INTERRUPTED = 1, 2, 130
 console = Console(stderr=True, highlight=False, emoji=False)  # progress and errors; results go to standard output
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
+SEED = typer.Option(help="Seed of everything that is drawn.")
+EFFECT = typer.Option(help="Change worth finding, a share of the champion's mean.")
+REASON = typer.Option(help="Why, for the ledger.")
 
 
 def main() -> None:
@@ -46,13 +54,11 @@ def main() -> None:
     try:
         status = app(standalone_mode=False) or 0
     except (PlainError, typer.TyperException) as why:
-        console.print(
-            f"[red]greenlight:[/red] {_escaped(getattr(why, 'format_message', why.__str__)())}", soft_wrap=True
-        )
+        _complain(getattr(why, "format_message", why.__str__)())
         status = WRONG
     except OSError as why:  # a disk that is full, a folder that may not be written: wherever it shows, it is theirs
         where = f"{why.filename}: " if why.filename else ""
-        console.print(f"[red]greenlight:[/red] {_escaped(where)}{_escaped(why.strerror or why)}", soft_wrap=True)
+        _complain(f"{where}{why.strerror or why}")
         status = WRONG
     if status == INTERRUPTED:
         console.print("greenlight: interrupted; the same command goes on from here")
@@ -64,7 +70,7 @@ def demo(
     source: Annotated[
         str, typer.Option("--data", help="A file or folder of ratings, `movietweetings` or `simulated`.")
     ] = "movietweetings",
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    seed: Annotated[int, SEED] = 0,
     once: Annotated[bool, typer.Option("--once", help="End after the scoreboard instead of staying up.")] = False,
     challenger: Annotated[
         Literal["retrained", "equal", "worse"], typer.Option(help="Who meets the champion in the A/B.")
@@ -96,30 +102,16 @@ def up(
 
     Example: `greenlight up`, or `greenlight up --kafka local`
     """
-    from pipelines.broker import VARIABLE, with_own
+    from pipelines.broker import with_own
     from pipelines.up import Ready, run
 
     def ready(told: Ready) -> None:
-        if as_json:
-            print(json.dumps(asdict(told)), flush=True)
-            return
-        password = f"the password that stands beside that name in {told.password_in}"
-        waits = [f"the {name} waits: {why}" for name, why in told.waits.items()]
-        print(
-            f"API       {told.api}",
-            f"registry  {told.registry}   log in as {told.login}, with {password}",
-            *([f"API key   {told.key}   shown this once; greenlight keys makes more"] if told.key else []),
-            *([f"Kafka     {told.kafka}   other terminals need {VARIABLE}={told.kafka}"] if told.kafka else []),
-            *waits,
-            "Ctrl-C ends all of it; greenlight status says how it is.",
-            sep="\n",
-            flush=True,
-        )
+        print(*([json.dumps(asdict(told))] if as_json else told.lines), sep="\n", flush=True)
 
     home, settings = _home()
     if kafka:
         settings = with_own(settings)
-    run(home, settings, lambda line: console.print(_escaped(line), soft_wrap=True), ready, local_kafka=bool(kafka))
+    run(home, settings, _say, ready, local_kafka=bool(kafka))
     return 0
 
 
@@ -163,15 +155,9 @@ def prune(
 
     home, settings = _home()
     done = run(home, settings, dry_run=dry_run)
-    if as_json:
-        _print(asdict(done) | {"freed_bytes": done.freed_bytes}, as_json=True)
-    else:
-        for item in done.removed:
-            print(f"{item.kind:<12}  {item.bytes:>13,}  {item.name}")
-        kept = ", ".join(f"{count} of kind {kind}" for kind, count in sorted(done.kept.items())) or "nothing"
-        print(f"{'would free' if dry_run else 'freed'} {done.freed_bytes:,} bytes; kept {kept}")
+    _print(asdict(done) | {"freed_bytes": done.freed_bytes}, as_json, *done.lines)
     for trouble in done.troubles:
-        console.print(f"[red]greenlight:[/red] {_escaped(trouble)}", soft_wrap=True)
+        _complain(trouble)
     return WRONG if done.troubles else 0
 
 
@@ -202,7 +188,7 @@ def data_simulate(
     users: Annotated[int | None, typer.Option(help="Viewers of a world from nothing.")] = None,
     movies: Annotated[int | None, typer.Option(help="Movies of a world from nothing.")] = None,
     days: Annotated[int | None, typer.Option(help="Days to simulate.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    seed: Annotated[int, SEED] = 0,
     shift: Annotated[str, typer.Option(help="What changes: `day=30 from=Drama to=Comedy strength=0.8 share=1`.")] = "",
     as_json: Json = False,
 ) -> int:
@@ -250,7 +236,7 @@ def data_follow(
             start=start,
             once=once,
             ended=asked_to_end().is_set,
-            say=lambda line: console.print(_escaped(line), soft_wrap=True),
+            say=_say,
             progress=progress,
         )
     _print(done, as_json)
@@ -302,7 +288,7 @@ def train(
     ] = None,
     trials: Annotated[int | None, typer.Option(min=0, help="Tuning trials per model, on validation.")] = None,
     minutes: Annotated[float | None, typer.Option(min=0, help="Tuning time per model.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")] = None,
+    seed: Annotated[int | None, SEED] = None,
     as_json: Json = False,
 ) -> int:
     """Cut a snapshot, train candidates, judge them, register them; the first champion is decided here.
@@ -321,17 +307,11 @@ def train(
         trials=chosen.trials if trials is None else trials,
         minutes=chosen.minutes if minutes is None else minutes,
         seed=chosen.seed if seed is None else seed,
-        report=lambda line: console.print(_escaped(line), soft_wrap=True),
+        report=_say,
     )
     bento = package_champion(home, settings, outcome)
-    if as_json:
-        _print({**asdict(outcome), "bento": bento}, as_json)
-    else:
-        print(
-            outcome.sentence,
-            *([f"Serve it: BENTOML_HOME={home.bentos} bentoml serve {bento}"] if bento else []),
-            sep="\n",
-        )
+    serve = [f"Serve it: BENTOML_HOME={home.bentos} bentoml serve {bento}"] if bento else []
+    _print({**asdict(outcome), "bento": bento}, as_json, outcome.sentence, *serve)
     return 0 if outcome.inputs.verdict == "pass" else REFUSED
 
 
@@ -346,8 +326,6 @@ def retrain(
 
     Example: `greenlight retrain --if-due`
     """
-    import getpass
-
     from pipelines.retrain import retrain as run
 
     home, settings = _home()
@@ -356,12 +334,9 @@ def retrain(
         settings,
         if_due=if_due,
         actor=getpass.getuser(),
-        report=lambda line: console.print(_escaped(line), soft_wrap=True),
+        report=_say,
     )
-    if as_json:
-        _print(done, as_json)
-    else:
-        print(done.sentence)
+    _print(done, as_json, done.sentence)
     return done.exit
 
 
@@ -376,10 +351,7 @@ def precompute(as_json: Json = False) -> int:
     home, settings = _home()
     with _progress("viewers:") as progress:
         made = run(home, settings, progress)
-    if as_json:
-        _print(made, as_json)
-    else:
-        print(made.sentence)
+    _print(made, as_json, made.sentence)
     return 0
 
 
@@ -432,8 +404,6 @@ def promote(
 
     Example: `greenlight promote 4 --alias challenger`
     """
-    import getpass
-
     from pipelines.promote import promote as run
 
     home, settings = _home()
@@ -442,15 +412,13 @@ def promote(
 
 @app.command()
 def rollback(
-    reason: Annotated[str, typer.Option(help="Why, for the ledger.")] = "",
+    reason: Annotated[str, REASON] = "",
     as_json: Json = False,
 ) -> int:
     """Go back to the champion before this one: always allowed. Works with the registry and the API down.
 
     Example: `greenlight rollback --reason "viewers complain of repeats"`
     """
-    import getpass
-
     from pipelines.promote import rollback as run
 
     home, settings = _home()
@@ -468,10 +436,7 @@ def _decided(home: Home, outcome: Any, as_json: bool) -> int:
             found = wait(home, outcome.release, outcome.alias, progress)
         told["workers"] = asdict(found)
         lines.append(found.sentence)
-    if as_json:
-        _print(told, as_json)
-    else:
-        print(*lines, sep="\n")
+    _print(told, as_json, *lines)
     return 0 if outcome.accepted else REFUSED
 
 
@@ -583,17 +548,15 @@ def report_drift(
     with _steps("reading the log") as step:
         made = drift(home, settings, step)
         letter = post(home, settings, made) if mail else None
-    if as_json:
-        _print({**plain(made), "mail": letter}, as_json)
-    else:
-        print(f"{made.verdict}: {made.sentences[0]}", *made.sentences[1:], f"The whole report: {made.html}", sep="\n")
+    lines = (f"{made.verdict}: {made.sentences[0]}", *made.sentences[1:], f"The whole report: {made.html}")
+    _print({**plain(made), "mail": letter}, as_json, *lines)
     return 0
 
 
 @experiment.command("size")
 def experiment_size(
     days: Annotated[float, typer.Option(min=1, help="Of slates to go by, the last ones.")] = 14.0,
-    effect: Annotated[float | None, typer.Option(help="Change worth finding, a share of the champion's mean.")] = None,
+    effect: Annotated[float | None, EFFECT] = None,
     as_json: Json = False,
 ) -> int:
     """How many days must an A/B have to find a change worth finding, with 99 % power? From what came of slates so far.
@@ -607,10 +570,7 @@ def experiment_size(
         asked = settings.experiment.model_validate({**settings.experiment.model_dump(), "effect": effect})
         settings = settings.model_copy(update={"experiment": asked})
     found = size(home, settings, days=days)
-    if as_json:
-        _print(found, as_json)
-    else:
-        print(f"{found.sentence[:1].upper()}{found.sentence[1:]}.")
+    _print(found, as_json, f"{found.sentence[:1].upper()}{found.sentence[1:]}.")
     return 0
 
 
@@ -620,7 +580,7 @@ def experiment_start(
     name: Annotated[str, typer.Option(help="For people.")] = "",
     metric: Annotated[str | None, typer.Option(help="`likes`, `clicks` or `watch_minutes`, per slate.")] = None,
     margin: Annotated[float | None, typer.Option(help="By which it must be better, in the metric's units.")] = None,
-    effect: Annotated[float | None, typer.Option(help="Change worth finding, a share of the champion's mean.")] = None,
+    effect: Annotated[float | None, EFFECT] = None,
     level: Annotated[float | None, typer.Option(help="Of the confidence sequence.")] = None,
     min_days: Annotated[float | None, typer.Option(help="No verdict before.")] = None,
     max_days: Annotated[float | None, typer.Option(help="It ends then at the latest.")] = None,
@@ -635,8 +595,6 @@ def experiment_start(
 
     Example: `greenlight experiment start 4 --metric likes --max-days 21`
     """
-    import getpass
-
     from monitoring.experiment import Guardrail, Plan
     from pipelines.experiment import start
 
@@ -669,8 +627,6 @@ def experiment_advance(
 
     Example: `greenlight experiment advance --auto`
     """
-    import getpass
-
     from pipelines.experiment import advance
 
     home, settings = _home()
@@ -679,15 +635,11 @@ def experiment_advance(
 
 
 @experiment.command("stop")
-def experiment_stop(
-    reason: Annotated[str, typer.Option(help="Why, for the ledger.")] = "", as_json: Json = False
-) -> int:
+def experiment_stop(reason: Annotated[str, REASON] = "", as_json: Json = False) -> int:
     """End the experiment without a verdict; its challenger is withdrawn.
 
     Example: `greenlight experiment stop --reason "the player was broken all week"`
     """
-    import getpass
-
     from pipelines.experiment import stop
 
     home, settings = _home()
@@ -788,14 +740,7 @@ def mail_test(as_json: Json = False) -> int:
 
 def _sent(done: Any, as_json: bool) -> int:
     """Tell what became of letters, and to whom."""
-    if as_json:
-        _print(done, as_json)
-    else:
-        for name, recipient in done.sent:
-            print(f"sent     {name}  {recipient}")
-        for lost in done.refused:
-            print(f"refused  {lost.id}  {lost.recipient}: {lost.reason}")
-        print(f"letters that wait: {done.waiting}{f'; {done.trouble}' if done.trouble else ''}")
+    _print(done, as_json, *done.lines)
     return WRONG if done.refused or done.waiting else 0
 
 
@@ -816,11 +761,14 @@ def _home() -> tuple[Home, Settings]:
     return Home.from_environment().open(), load()
 
 
-def _print(result: Any, as_json: bool) -> None:
-    """A result as JSON, or as `name  value` lines for people."""
+def _print(result: Any, as_json: bool, *lines: str) -> None:
+    """A result as JSON, or for people: these lines, or `name  value` ones where there are none."""
     plain = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
     if as_json:
         print(json.dumps(plain, indent=2, ensure_ascii=False, default=str))
+        return
+    if lines:
+        print(*lines, sep="\n")
         return
     width = max((len(name) for name in plain), default=0)
     for name, value in plain.items():
@@ -845,10 +793,19 @@ def _print_status(home: Home, found: list[Any], force: dict[str, Any]) -> None:
         out.print(f"[dim]{section}[/dim]  {_escaped(_one_line(values))}", soft_wrap=True)
 
 
-def _escaped(text: object) -> str:
+def _say(line: str) -> None:
+    """Progress, on standard error."""
+    console.print(_escaped(line), soft_wrap=True)
+
+
+def _complain(sentence: str) -> None:
+    console.print(f"[red]greenlight:[/red] {_escaped(sentence)}", soft_wrap=True)
+
+
+def _escaped(text: str) -> str:
     from rich.markup import escape
 
-    return escape(str(text))
+    return escape(text)
 
 
 @contextmanager

@@ -55,6 +55,15 @@ class Delivered:
     waiting: int = 0
     trouble: str = ""
 
+    @property
+    def lines(self) -> list[str]:
+        """For people."""
+        return [
+            *(f"sent     {name}  {recipient}" for name, recipient in self.sent),
+            *(f"refused  {lost.id}  {lost.recipient}: {lost.reason}" for lost in self.refused),
+            f"letters that wait: {self.waiting}{f'; {self.trouble}' if self.trouble else ''}",
+        ]
+
 
 def post(home: Home, settings: Settings, letter: Letter, *, stamp: str = "") -> str:
     """Keep a letter, durably; its id. Nothing is sent here. OSError where the disk is full or may not be written.

@@ -56,6 +56,13 @@ class Pruned:
     def freed_bytes(self) -> int:
         return sum(item.bytes for item in self.removed)
 
+    @property
+    def lines(self) -> list[str]:
+        """For people."""
+        kept = ", ".join(f"{count} of kind {kind}" for kind, count in sorted(self.kept.items())) or "nothing"
+        freed = f"{'would free' if self.dry_run else 'freed'} {self.freed_bytes:,} bytes; kept {kept}"
+        return [*(f"{item.kind:<12}  {item.bytes:>13,}  {item.name}" for item in self.removed), freed]
+
 
 def prune(home: Home, settings: Settings, *, dry_run: bool = False, young_s: float = YOUNG_S) -> Pruned:
     """Remove what `settings.retention` does not keep. Waits for a training or a promotion that is under way.

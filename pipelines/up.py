@@ -30,6 +30,7 @@ from conf.home import Home
 from conf.settings import Settings
 from events.clock import wall_ms
 from mlflow_server.accounts import FILE, LEAD
+from pipelines.broker import VARIABLE
 from pipelines.child import MARK, Child
 from pipelines.loop import read_json, write_json
 from pipelines.schedule import jobs
@@ -61,6 +62,19 @@ class Ready:
     key: str | None
     waits: dict[str, str]  # child: what for
     kafka: str | None = None  # address of the broker that was started too
+
+    @property
+    def lines(self) -> list[str]:
+        """For people."""
+        password = f"the password that stands beside that name in {self.password_in}"
+        return [
+            f"API       {self.api}",
+            f"registry  {self.registry}   log in as {self.login}, with {password}",
+            *([f"API key   {self.key}   shown this once; greenlight keys makes more"] if self.key else []),
+            *([f"Kafka     {self.kafka}   other terminals need {VARIABLE}={self.kafka}"] if self.kafka else []),
+            *(f"the {name} waits: {why}" for name, why in self.waits.items()),
+            "Ctrl-C ends all of it; greenlight status says how it is.",
+        ]
 
 
 @dataclass
