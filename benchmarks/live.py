@@ -32,7 +32,7 @@ from conf.home import Home
 from conf.settings import Settings, load
 from events.archive import archive
 from events.event import EVENTS
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.store import FolderStore
 from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Decision, Ledger

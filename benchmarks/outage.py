@@ -16,7 +16,7 @@ from benchmarks.running import child, up
 from conf.home import Home
 from conf.sections.kafka import Kafka
 from conf.settings import Settings, load
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.reading import reached
 from pipelines.data import import_data
 from pipelines.package import package_champion

@@ -21,7 +21,7 @@ from events.codecs import encode
 from events.event import EVENTS, Rating
 from events.kafka_link import client
 from events.kafka_topics import ensure_topics, topic_name
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.producing import BATCH_BYTES, LINGER_MS
 from events.relay import Relay
 

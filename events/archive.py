@@ -22,7 +22,8 @@ from conf.home import Home
 from conf.settings import Settings
 from events.disk import write_whole
 from events.event import ANY_EVENT, CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, AnyEvent
-from events.log import LocalLog, Log, Record
+from events.local_log import LocalLog
+from events.log import Log, Record
 from events.reading import ARCHIVE, to_archive
 from events.store import Store, StoreError
 

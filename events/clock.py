@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from conf.home import Home
 from conf.settings import Settings
-from events.log import LocalLog
+from events.local_log import LocalLog
 
 
 def wall_ms() -> int:

@@ -26,7 +26,8 @@ from events.event import EVENTS, TOPICS, AnyEvent, Unreadable
 from events.kafka_link import KafkaError
 from events.kafka_partitions import Moved, Partitions, Place, Span, Stored
 from events.kafka_topics import known_cluster
-from events.log import LocalLog, LogError
+from events.local_log import LocalLog
+from events.log import LogError
 from events.reading import known_to_hold, mirror_of, opened, spool_mark
 
 log = logging.getLogger("greenlight.mirroring")

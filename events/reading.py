@@ -11,7 +11,7 @@ from pathlib import Path
 from conf.home import Home
 from conf.settings import Settings
 from events.event import TOPICS
-from events.log import LocalLog
+from events.local_log import LocalLog
 
 ARCHIVE = "archive"  # the group of events/archive.py
 

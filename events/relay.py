@@ -33,7 +33,8 @@ from events.codecs import unreadable
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, BadRecord
 from events.kafka_link import KafkaAway, KafkaError, plain
 from events.kafka_topics import ensure_topics, same_cluster, topic_name
-from events.log import LocalLog, LogError
+from events.local_log import LocalLog
+from events.log import LogError
 from events.producing import REFUSED, Failure, Producing
 
 log = logging.getLogger("greenlight.relay")

@@ -12,7 +12,7 @@ from conf.settings import Settings
 from events.archive import GROUP as ARCHIVE
 from events.clock import wall_ms
 from events.event import TOPICS
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.reading import known_to_hold, reading_log
 
 RELAY, MIRROR = "relay", "mirror"  # the spool's groups (events/relay.py, events/mirror.py), named here for those who

@@ -13,7 +13,7 @@ import orjson
 from conf.home import Home
 from conf.settings import Settings
 from events.event import CATALOGUE, EVENTS
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.reading import opened, reading_log
 from events.store import history_store
 

@@ -14,7 +14,7 @@ from conf.home import Home
 from conf.settings import Settings, load
 from events.archive import archive, catch_up
 from events.clock import wall_ms
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.reading import opened, reading_log
 from events.retention import trim_logs
 from events.store import Store, history_store

@@ -21,7 +21,8 @@ from conf.home import Home
 from conf.settings import Settings
 from events.codecs import Fields, Rules, unreadable, validated
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, AnyEvent, BadRecord
-from events.log import BATCH, LocalLog, LogError
+from events.local_log import LocalLog
+from events.log import BATCH, LogError
 from events.reading import nothing_yet, reading_log
 from events.sources import movietweetings
 from events.sources.dialects import SCALES, USUAL_UNITS, DialectError, Reader, readers

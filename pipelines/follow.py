@@ -23,7 +23,8 @@ from events.codecs import LINES, Rules, decode, unreadable
 from events.disk import write_whole
 from events.event import DEAD_LETTER, AnyEvent, Unreadable
 from events.kafka_link import KafkaAway
-from events.log import LocalLog, LogFull
+from events.local_log import LocalLog
+from events.log import LogFull
 from events.sources.dialects import SCALES
 from events.sources.topic import Batch, Gap, Line, Start, Topic
 from monitoring.mail import stamped

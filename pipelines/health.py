@@ -12,7 +12,7 @@ from conf.home import Home
 from conf.settings import Settings
 from events.clock import wall_ms, when
 from events.event import EVENTS
-from events.log import LocalLog
+from events.local_log import LocalLog
 from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Ledger
 from pipelines.batch_mode import batch_mode

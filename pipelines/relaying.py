@@ -10,7 +10,7 @@ from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings, load
 from events.clock import wall_ms
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.relay import Relay, RelayError
 from pipelines.kafka_state import note
 from pipelines.loop import asked_to_end, run, speak

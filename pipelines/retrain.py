@@ -29,7 +29,7 @@ from conf.settings import Settings
 from events.archive import read_topic
 from events.clock import now_ms
 from events.event import CATALOGUE, EVENTS
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.reading import reading_log
 from events.store import history_store
 from mlflow_server.in_charge import standing

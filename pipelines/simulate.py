@@ -19,7 +19,8 @@ from conf.home import Home
 from conf.sections.audience import AudienceConf
 from conf.settings import Settings
 from events.disk import sync
-from events.log import BATCH, LocalLog, LogError
+from events.local_log import LocalLog
+from events.log import BATCH, LogError
 from events.reading import reached
 from events.sources.audience import Audience, AudienceError, Shift, ShiftError
 from events.sources.audience.acting import NAME, SCALE

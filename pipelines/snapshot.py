@@ -35,7 +35,8 @@ from conf.settings import Settings
 from events.archive import catch_up, read_topic, write_parquet
 from events.disk import sync
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS
-from events.log import LocalLog, LogError
+from events.local_log import LocalLog
+from events.log import LogError
 from events.reading import nothing_yet, reading_log
 from events.store import StoreError, history_store, locked
 from models.interactions import Catalogue, Interactions, Unrated

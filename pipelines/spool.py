@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from conf.home import Home
 from conf.settings import Settings
 from events.clock import wall_ms
-from events.log import LocalLog
+from events.local_log import LocalLog
 from pipelines.kafka_state import note, noted
 
 

@@ -11,7 +11,7 @@ from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import SECRETS, Settings
 from events.event import DEAD_LETTER, EVENTS
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.reading import reading_log
 from events.store import begun
 from mlflow_server.in_charge import in_charge

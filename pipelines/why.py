@@ -8,7 +8,7 @@ from conf.home import Home
 from conf.sections.storage import Storage
 from events.archive import find
 from events.event import IMPRESSIONS, Impression
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.store import history_store
 from mlflow_server.ledger import Entry, Ledger
 

@@ -23,7 +23,8 @@ from conf.home import Home
 from conf.settings import Settings
 from events.clock import wall_ms
 from events.event import DEAD_LETTER
-from events.log import Appended, LocalLog, LogAtCap, LogError, LogFull
+from events.local_log import LocalLog
+from events.log import Appended, LogAtCap, LogError, LogFull
 from events.reading import opened
 from serving import reading
 from serving.metrics import Metrics

@@ -15,7 +15,8 @@ from typing import NamedTuple
 from conf.home import Home
 from events.clock import wall_ms
 from events.event import IMPRESSIONS, Impression
-from events.log import LocalLog, LogError
+from events.local_log import LocalLog
+from events.log import LogError
 from serving.ladder import Rung
 from serving.metrics import Metrics
 

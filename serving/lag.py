@@ -14,7 +14,8 @@ from conf.home import Home
 from conf.settings import Settings
 from events.clock import wall_ms
 from events.event import TOPICS
-from events.log import LocalLog, LogError
+from events.local_log import LocalLog
+from events.log import LogError
 from events.reading import on_the_way, reading_log
 from events.retention import RELAY
 from events.state import TOPICS as LIVE

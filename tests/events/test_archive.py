@@ -31,7 +31,7 @@ from events.event import (
     Unreadable,
     Watch,
 )
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.store import FolderStore
 
 DAY = 86_400_000
@@ -41,7 +41,7 @@ ARCHIVER = """
 import sys
 from pathlib import Path
 from events.archive import archive
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.store import FolderStore, StoreError
 with LocalLog(Path(sys.argv[1])) as log:
     try:

@@ -6,7 +6,7 @@ from conf.home import Home
 from conf.settings import Settings
 from events.clock import now_ms
 from events.event import Account
-from events.log import LocalLog
+from events.local_log import LocalLog
 
 
 def test_the_event_clock_is_the_newest_viewer_event(home: Home) -> None:

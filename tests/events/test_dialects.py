@@ -16,7 +16,7 @@ import pytest
 from conf.home import Home
 from events.codecs import Rules, decode, encode, encode_line, unreadable, validated
 from events.event import DEAD_LETTER, AnyEvent, BadRecord, Unreadable
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.sources import movielens, movietweetings
 
 LATEST = 1_790_000_000_000  # September 2026

@@ -14,7 +14,8 @@ import apsw
 import pytest
 
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, Impression, Movie, Rating, Unreadable
-from events.log import LocalLog, LogAtCap, LogError
+from events.local_log import LocalLog
+from events.log import LogAtCap, LogError
 
 START = 1_700_000_000_000
 LATER = 4_000_000_000_000
@@ -23,7 +24,8 @@ WRITER = """
 import sys
 from pathlib import Path
 from events.event import EVENTS, Rating
-from events.log import LocalLog, LogAtCap, LogError
+from events.local_log import LocalLog
+from events.log import LogAtCap, LogError
 log = LocalLog(Path(sys.argv[1]))
 print("open", flush=True)
 for n in range(int(sys.argv[2]), int(sys.argv[3])):

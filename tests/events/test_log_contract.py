@@ -8,7 +8,8 @@ import pytest
 
 from events.event import EVENTS, IMPRESSIONS, Rating
 from events.kafka_log import KafkaLog
-from events.log import LocalLog, Log
+from events.local_log import LocalLog
+from events.log import Log
 
 OpenLog = Callable[[], Log]
 

@@ -21,7 +21,7 @@ from events.codecs import encode
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS, AnyEvent, Movie, Rating, Unreadable, Watch
 from events.kafka_link import client
 from events.kafka_topics import ensure_topics, topic_name
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.mirror import Mirror
 from events.reading import mirror_of
 from events.state import Acts

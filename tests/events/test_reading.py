@@ -9,7 +9,7 @@ from conf.settings import Settings
 from events.archive import archive, catch_up, read_topic
 from events.clock import now_ms, wall_ms
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, TOPICS, Account, AnyEvent, Rating, Unreadable
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.reading import mirror_of, on_the_way, opened, reached, reading_log, spool_mark, to_archive
 from events.state import Acts
 from events.store import FolderStore

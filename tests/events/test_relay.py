@@ -21,7 +21,8 @@ from events.codecs import unreadable
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, Impression, Movie, Rating
 from events.kafka_link import client
 from events.kafka_topics import topic_name
-from events.log import LocalLog, LogError
+from events.local_log import LocalLog
+from events.log import LogError
 from events.relay import COMMIT_S, GROUP, Relay, RelayError
 from models.shelf import load_file
 
@@ -32,7 +33,7 @@ PROCESS = """
 import sys, time
 from pathlib import Path
 from conf.sections.kafka import Kafka
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.relay import Relay
 
 relay = Relay(LocalLog(Path(sys.argv[1])), Kafka.model_validate_json(sys.argv[2]))

@@ -17,7 +17,7 @@ from events.event import (
     Rating,
     Watch,
 )
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.state import Act, Acts
 from events.store import history_store
 

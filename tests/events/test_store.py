@@ -11,7 +11,7 @@ from conf.sections.storage import Storage
 from events.archive import archive, find, read_topic
 from events.bucket import BucketStore
 from events.event import EVENTS, Rating
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.store import FolderStore, Missing, Store, StoreError, history_store
 from models.shelf import load_file
 

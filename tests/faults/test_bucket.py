@@ -16,7 +16,7 @@ from conf.sections.storage import Storage
 from events.archive import GROUP, archive, read_topic
 from events.bucket import BucketStore
 from events.event import EVENTS, Rating
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.store import StoreError
 from models.shelf import load_file
 

@@ -12,7 +12,8 @@ import pytest
 from conf.home import Home
 from conf.settings import Settings
 from events.event import EVENTS, Unreadable
-from events.log import LocalLog, LogError
+from events.local_log import LocalLog
+from events.log import LogError
 from pipelines.archiving import Archiving
 from tests.faults.drills.viewers import ids_in, rating
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import apsw
 
 from events.event import EVENTS
-from events.log import LocalLog, LogError
+from events.local_log import LocalLog
+from events.log import LogError
 from tests.faults.drills.forgetful import SECTOR, Content, Disk
 from tests.faults.drills.power_loss import SHARES
 from tests.faults.drills.viewers import rating

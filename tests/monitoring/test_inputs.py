@@ -9,7 +9,7 @@ from conf.sections.gates import InputsGate
 from conf.settings import Settings
 from events.clock import now_ms
 from events.event import Account, Rating
-from events.log import LocalLog
+from events.local_log import LocalLog
 from monitoring.gates.inputs import SCHEMA, InputsEvidence, judge
 from pipelines.snapshot import cut
 

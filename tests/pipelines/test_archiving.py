@@ -9,7 +9,7 @@ from conf.home import Home
 from conf.settings import Settings
 from events.archive import read_topic
 from events.event import EVENTS, Rating
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.store import FolderStore
 from pipelines.archiving import Archiving, run
 

@@ -11,7 +11,7 @@ from conf.settings import Settings
 from events.archive import archive
 from events.clock import wall_ms
 from events.event import CATALOGUE, EVENTS, Movie, Rating
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.store import FolderStore
 from monitoring.lag import Behind
 from pipelines.behind import LagAlarm, Reader, alarming, words

@@ -17,7 +17,7 @@ from conf.sections.data import Data
 from conf.settings import Settings
 from events.clock import now_ms
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, AnyEvent, Impression, Movie, Rating, Unreadable
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.sources import movietweetings
 from monitoring.gates.inputs import InputsEvidence, judge
 from pipelines.data import DataError, ImportReport, export_data, import_data

@@ -18,7 +18,7 @@ from conf.home import Home
 from conf.sections.experiment import Experiment
 from conf.settings import Settings
 from events.event import EVENTS, IMPRESSIONS, Click, Impression
-from events.log import LocalLog
+from events.local_log import LocalLog
 from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Entry, Ledger
 from mlflow_server.pages import Pages

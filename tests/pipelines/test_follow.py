@@ -18,7 +18,7 @@ from conf.home import Home
 from conf.settings import Settings
 from events.event import DEAD_LETTER, EVENTS, AnyEvent, Rating, Unreadable, Watch
 from events.kafka_link import KafkaAway, KafkaError, client
-from events.log import LocalLog
+from events.local_log import LocalLog
 from models.shelf import load_file
 from pipelines import health
 from pipelines.broker import Node

@@ -7,7 +7,7 @@ from conf.sections.serving import Serving
 from conf.settings import Settings
 from events.archive import archive, read_between
 from events.event import EVENTS, Impression, Rating
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.store import FolderStore
 from mlflow_server import refreshed
 from mlflow_server.building import build

@@ -10,7 +10,7 @@ from conf.sections.training import Train
 from conf.settings import Settings
 from events.clock import wall_ms
 from events.event import CATALOGUE, EVENTS, Movie, Rating
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.reading import reached
 from mlflow_server.ledger import Ledger
 from pipelines import status

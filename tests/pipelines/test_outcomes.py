@@ -8,7 +8,7 @@ from conf.home import Home
 from conf.settings import Settings
 from events.archive import GROUP, archive
 from events.event import EVENTS, IMPRESSIONS, Click, Impression
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.store import history_store
 from pipelines.outcomes import outcomes, rates
 

@@ -13,7 +13,7 @@ from conf.sections.jobs import Schedule
 from conf.sections.serving import Serving
 from conf.settings import Settings
 from events.event import CATALOGUE, EVENTS, Movie, Rating
-from events.log import LocalLog
+from events.local_log import LocalLog
 from mlflow_server import refreshed
 from mlflow_server.building import build
 from mlflow_server.ledger import Ledger, SigningKey

@@ -18,7 +18,7 @@ from conf.sections.kafka import Kafka
 from conf.settings import Settings
 from events.archive import archive
 from events.event import EVENTS, Rating
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.reading import mirror_of, spool_mark
 from events.retention import trim_logs
 from events.store import FolderStore

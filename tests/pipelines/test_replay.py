@@ -16,7 +16,7 @@ from conf.home import Home
 from conf.sections.serving import Serving
 from conf.settings import Settings
 from events.event import EVENTS, IMPRESSIONS, Click, Impression, Rating
-from events.log import LocalLog
+from events.local_log import LocalLog
 from mlflow_server.building import build
 from mlflow_server.ledger import Ledger, SigningKey
 from models.shelf import find, load_file

@@ -16,7 +16,7 @@ from conf.home import Home
 from conf.settings import Settings
 from events.archive import archive
 from events.event import AnyEvent, Click, Impression, Movie, Rating, Watch
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.store import FolderStore
 from mlflow_server.ledger import Ledger
 from pipelines.movement import unanswered_movement

@@ -18,7 +18,7 @@ from conf.sections.training import Train
 from conf.settings import Settings
 from events.clock import now_ms
 from events.event import EVENTS, Rating
-from events.log import LocalLog
+from events.local_log import LocalLog
 from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Decision, Entry, Ledger
 from pipelines import experiment

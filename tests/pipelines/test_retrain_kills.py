@@ -12,7 +12,7 @@ from conf.home import Home
 from conf.sections.gates import InputsGate
 from conf.sections.training import Train
 from events.event import EVENTS, Rating
-from events.log import LocalLog
+from events.local_log import LocalLog
 from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Entry, Ledger
 from pipelines import experiment

@@ -17,7 +17,7 @@ from conf.sections.audience import AudienceConf
 from conf.settings import Settings
 from events.clock import now_ms
 from events.event import CATALOGUE, EVENTS, Rating
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.sources.audience import Audience, Shift
 from models.base import Recommender
 from models.interactions import Interactions, histories_of, live_counts

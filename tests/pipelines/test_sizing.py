@@ -6,7 +6,7 @@ from conf.home import Home
 from conf.sections.experiment import Experiment
 from conf.settings import Settings
 from events.event import AnyEvent, Impression, Rating
-from events.log import LocalLog
+from events.local_log import LocalLog
 from monitoring.experiment import users_for
 from pipelines.sizing import SizingError, size
 

@@ -13,7 +13,7 @@ import pytest
 from conf.home import Home
 from conf.settings import Settings
 from events.event import Account, AnyEvent, Click, Impression, Movie, Rating, Watch, content_id
-from events.log import LocalLog
+from events.local_log import LocalLog
 from pipelines.data import import_data
 from pipelines.snapshot import FILES, Snapshot, SnapshotError, cut, load
 

@@ -13,7 +13,7 @@ from conf.home import Home
 from conf.sections.mail import Mail, Smtp
 from conf.settings import Settings
 from events.clock import wall_ms
-from events.log import LocalLog
+from events.local_log import LocalLog
 from mlflow_server.registry import Registry
 from monitoring.mail import Letter
 from pipelines.carrier import Answer

@@ -6,7 +6,7 @@ from conf.home import Home
 from conf.sections.storage import Storage
 from events.archive import archive
 from events.event import IMPRESSIONS, Impression
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.store import history_store
 from pipelines.why import UnknownRequest, explain
 

@@ -9,7 +9,7 @@ from conf.home import Home
 from conf.sections.audience import AudienceConf
 from conf.settings import Settings
 from events.event import AnyEvent, Impression
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.sources.audience import Audience, Visit
 from models.base import Recommender
 from models.interactions import Interactions, histories_of, live_counts

@@ -11,7 +11,7 @@ import pytest
 from conf.home import Home
 from conf.settings import Settings
 from events.event import EVENTS, IMPRESSIONS, Click, Impression
-from events.log import LocalLog
+from events.local_log import LocalLog
 from serving.edge import Edge
 from serving.reading import LINGER_BYTES, MAX_BODY_BYTES
 

@@ -16,7 +16,7 @@ from conf.sections.serving import Cache, Door
 from conf.sections.serving import Serving as Conf
 from conf.settings import Settings
 from events.event import IMPRESSIONS, Impression
-from events.log import LocalLog
+from events.local_log import LocalLog
 from mlflow_server.release import Release
 from pipelines.package import package
 from pipelines.serve import serve

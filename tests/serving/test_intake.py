@@ -11,7 +11,7 @@ import pytest
 
 from conf.home import Home
 from events.event import DEAD_LETTER, EVENTS, Rating, Unreadable
-from events.log import LocalLog
+from events.local_log import LocalLog
 
 START = 1_700_000_000_000
 HOUR_MS = 3_600_000

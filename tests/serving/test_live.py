@@ -14,7 +14,7 @@ from conf.home import Home
 from conf.sections.kafka import Kafka
 from conf.settings import Settings
 from events.event import TOPICS, Account, AnyEvent, Click, Movie, Rating, Watch
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.reading import mirror_of
 from events.state import Acts
 from mlflow_server import release

@@ -21,7 +21,7 @@ from conf.home import Home
 from conf.sections.serving import Door, Serving
 from conf.settings import Settings
 from events.event import IMPRESSIONS
-from events.log import LocalLog
+from events.local_log import LocalLog
 from mlflow_server.release import Release
 from pipelines.package import package
 from pipelines.serve import ServeError, Server, serve

@@ -21,7 +21,7 @@ from conf.home import Home
 from conf.sections.serving import Serving
 from conf.settings import Settings
 from events.event import EVENTS, Rating
-from events.log import LocalLog
+from events.local_log import LocalLog
 from mlflow_server.building import build
 from mlflow_server.ledger import Entry, Ledger, SigningKey
 from mlflow_server.release import Release, canonical, sha256_of

@@ -18,7 +18,7 @@ from conf.home import Home
 from conf.sections.serving import Door
 from conf.settings import Settings
 from events.event import EVENTS, Rating
-from events.log import LocalLog
+from events.local_log import LocalLog
 from mlflow_server.ledger import Ledger, SigningKey
 from mlflow_server.release import Release
 from pipelines.package import package

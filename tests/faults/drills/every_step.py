@@ -16,7 +16,7 @@ from pathlib import Path
 from conf.home import Home
 from events.archive import FILE, SCHEMAS, archive, read_topic
 from events.event import DEAD_LETTER, EVENTS
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.store import FolderStore
 from tests.faults.drills import archiving, posting, strace
 from tests.faults.drills.drill import ENOUGH, Drill, Tally

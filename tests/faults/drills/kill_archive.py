@@ -11,7 +11,7 @@ from conf.sections.jobs import Workers
 from conf.settings import Settings
 from events.archive import GROUP, archive, read_topic
 from events.event import EVENTS
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.store import FolderStore
 from tests.faults.drills.drill import ENOUGH, Drill, Tally
 from tests.faults.drills.strace import ROOT

@@ -19,7 +19,7 @@ from conf.home import Home
 from conf.sections.serving import Door, Serving
 from conf.settings import Settings
 from events.event import DEAD_LETTER
-from events.log import LocalLog
+from events.local_log import LocalLog
 from mlflow_server.building import build
 from mlflow_server.ledger import SigningKey
 from models.shelf import find, load_file

@@ -9,7 +9,7 @@ from conf.home import Home
 from conf.settings import Settings
 from events.archive import archive, read_topic
 from events.event import DEAD_LETTER, EVENTS
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.store import FolderStore
 from serving.intake import Intake
 from serving.metrics import Metrics

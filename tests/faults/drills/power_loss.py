@@ -11,7 +11,8 @@ from pathlib import Path
 import apsw
 
 from events.event import EVENTS
-from events.log import LocalLog, LogError
+from events.local_log import LocalLog
+from events.log import LogError
 from tests.faults.drills.drill import ENOUGH, Drill, Tally
 from tests.faults.drills.forgetful import Disk
 from tests.faults.drills.viewers import ids_in, rating

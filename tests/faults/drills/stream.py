@@ -24,7 +24,7 @@ from conf.settings import Settings
 from events.event import EVENTS
 from events.kafka_link import client
 from events.kafka_topics import topic_name
-from events.log import LocalLog
+from events.local_log import LocalLog
 from events.reading import reached
 from tests.faults.drills.drill import ENOUGH, Tally
 from tests.faults.drills.viewers import rating

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import orjson
 
 from events.event import EVENTS, Rating
-from events.log import LocalLog
+from events.local_log import LocalLog
 
 FIRST = datetime(2023, 11, 14, tzinfo=UTC)
 START_MS = round(FIRST.timestamp() * 1000)
