@@ -15,7 +15,8 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from conf.home import Home
-from conf.settings import Kafka, Settings
+from conf.sections.kafka import Kafka
+from conf.settings import Settings
 from events.clock import wall_ms
 from events.codecs import encode
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS, AnyEvent, Movie, Rating, Unreadable, Watch
