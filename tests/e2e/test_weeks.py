@@ -22,7 +22,7 @@ from conf.settings import Settings
 from mlflow_server.ledger import Entry, Ledger
 from pipelines.data import import_data
 from pipelines.package import package_champion
-from pipelines.rehearsal import movement
+from pipelines.rehearsal import WORSE, movement, promotions
 from pipelines.retrain import RETRAINED, RETRAINING
 from pipelines.serve import serve
 from pipelines.simulate import audience_of
@@ -43,6 +43,7 @@ SMALL = Settings(
     retrain=Retrain(max_age_days=6),
 )
 DAY_MS = 86_400_000
+SLATE_KB = 2.2  # that a kept one takes: a hundred ids and scores
 
 
 @dataclass
@@ -94,6 +95,26 @@ def test_each_verdict_is_mailed(lived: Lived) -> None:
     letters = [file.read_text() for file in lived.home.outbox.glob("*.eml")]
     told = [letter for letter in letters if "Subject: keep: " in letter or "Subject: promote: " in letter]
     assert len(told) == len(lived.entries("verdict"))
+
+
+def test_a_worse_challenger_meets_nobody(lived: Lived) -> None:
+    before = promotions(lived.home)
+    training = train(lived.home, SMALL, models=(WORSE,))
+    (made,) = (candidate for candidate in training.candidates if candidate.name == "UpsideDown")
+    assert made.refused
+    assert made.refused[0] == "offline"
+    assert promotions(lived.home) == before
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("challenger", ["equal", "worse"])
+def test_who_is_no_better_is_not_promoted(tmp_path: Path, greenlight: Greenlight, challenger: str) -> None:
+    done = greenlight(tmp_path / "home", "demo", "--once", "--challenger", challenger)
+    assert done.returncode == 0, done.stderr[-3000:]
+    board = json.loads((tmp_path / "home" / "demo.json").read_text())
+    assert board["verdict"] in (("keep", "cannot say") if challenger == "equal" else ("keep",))
+    assert [one["alias"] for one in board["promotions"]].count("champion") == 1
 
 
 @pytest.mark.long
@@ -160,8 +181,10 @@ def check_worth(lived: Lived) -> None:
 
 
 def check_bounds(lived: Lived) -> None:
-    """What is kept beside the log stops growing, and so does the service."""
+    """What is kept beside the log is so many of each and no more. The service's memory, once it has had two releases
+    open, grows by less than what happened does, and by the slates that its workers keep."""
     kept = [row["disk_mb"] - row["log_mb"] for row in lived.rows]
     assert max(kept[14:]) < 1.25 * max(kept[:14]), kept
-    memory = [row["memory_mb"] for row in lived.rows]
-    assert max(memory[10:]) < 1.5 * max(memory[:10]), memory
+    memory, log = ([row[name] for row in lived.rows] for name in ("memory_mb", "log_mb"))
+    slates_mb = Settings().serving.workers * Settings().cache.entries * SLATE_KB / 1000
+    assert max(memory[6:]) - max(memory[:6]) < log[-1] - log[5] + slates_mb, (memory, log)
