@@ -26,10 +26,10 @@ from events.store import StoreError, place_of
 from mlflow_server.in_charge import ALIASES, in_charge
 from mlflow_server.ledger import Decision, Ledger
 from mlflow_server.release import Release
+from mlflow_server.shown import Standing, comparison, decision_page, version_table
 from models.ranking import Interval
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
 EXPERIMENT = "recommender"
@@ -50,18 +50,6 @@ WHERE m.lifecycle_stage = 'active'
 """
 BATCH = 1000  # metrics that MLflow takes at once
 LIMIT = 5000  # characters of a description or a tag that MLflow keeps
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How one candidate stands: a row of the page and a line of the picture. NDCG@10 on the validation window."""
-
-    model: str
-    version: int | None  # None where it failed before there was a release
-    quality: Interval | None
-    advantage: Interval | None  # over popularity as deployed; None for popularity itself
-    state: str  # champion, challenger, passed, refused, failed
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -160,7 +148,7 @@ class Registry:
     def decided(self, run: str, decision: Decision) -> None:
         """Attach a decision to a run: as JSON, as a page to read, and its verdict as a tag."""
         self.client.log_dict(run, asdict(decision), f"decisions/{decision.gate}.json")
-        self.client.log_text(run, _page(decision), f"decisions/{decision.gate}.md")
+        self.client.log_text(run, decision_page(decision), f"decisions/{decision.gate}.md")
         self.client.set_tag(run, f"gate.{decision.gate}", decision.verdict)
         if decision.verdict != "pass":
             self.client.set_tag(run, f"gate.{decision.gate}.reason", decision.reason[:LIMIT])
@@ -339,7 +327,7 @@ def describe_model(client: "MlflowClient", name: str, sentence: str) -> None:
     if versions:
         by_version = {str(version): alias for alias, version in client.get_registered_model(name).aliases.items()}
         rows = [(v, by_version.get(str(v.version), "")) for v in sorted(versions, key=lambda v: -int(v.version))]
-        client.update_registered_model(name, f"{sentence}\n\n{_table(rows)}"[:LIMIT])
+        client.update_registered_model(name, f"{sentence}\n\n{version_table(rows)}"[:LIMIT])
 
 
 def make_database(home: Home) -> None:
@@ -362,91 +350,12 @@ def _own_code(folder: Path) -> list[str]:
     return [str(folder / part) for part in PARTS]
 
 
-# Words and pictures ---------------------------------------------------------------------------------------------------
-
-
-def _table(rows: Sequence[tuple[Any, str]]) -> str:
-    """Versions, newest first, with their aliases, as a Markdown table."""
-    head = "| version | model | NDCG@10 [interval] | advantage over popularity | gates | state |\n"
-    return (
-        head
-        + "|---|---|---|---|---|---|\n"
-        + "".join(_row(version.version, version.tags, alias) for version, alias in rows)
-    )
-
-
-def _row(version: Any, tags: Mapping[str, str], alias: str) -> str:
-    gates = ", ".join(
-        f"{name.removeprefix('gate.')} {verdict}" for name, verdict in sorted(tags.items()) if "gate." in name
-    )
-    state = f"**{alias}**" if alias else tags.get("verdict", "")
-    cells = (tags.get("model", ""), tags.get("ndcg_at_10", "-"), tags.get("advantage", "-"), gates or "-", state)
-    return f"| {version} | {' | '.join(cells)} |\n"
-
-
-def ranged(value: Interval | None) -> str:
-    return f"{value.mean:.4f} [{value.low:.4f}, {value.high:.4f}]" if value else "-"
-
-
-def signed(value: Interval | None) -> str:
-    return f"{value.mean:+.4f} [{value.low:+.4f}, {value.high:+.4f}]" if value else "-"
-
-
-def _page(decision: Decision) -> str:
-    checks = "".join(f"| {c['name']} | {c['verdict']} | {c['reason']} |\n" for c in decision.checks)
-    ids = "".join(f"- {name}: `{value}`\n" for name, value in decision.evidence.items())
-    return (
-        f"# Gate {decision.gate}: {decision.verdict}\n\n{decision.reason}\n\nSubject: `{decision.subject}`\n\n"
-        f"| check | verdict | why |\n|---|---|---|\n{checks}\nEvidence:\n\n{ids}"
-    )
-
-
 def _flat(metrics: Mapping[str, float | Interval]) -> Iterator[tuple[str, float]]:
     for name, value in metrics.items():
         if isinstance(value, Interval):
             yield from ((name, value.mean), (f"{name}_low", value.low), (f"{name}_high", value.high))
         else:
             yield name, float(value)
-
-
-COLOURS = {"champion": "#1a7f37", "challenger": "#0969da", "failed": "#8c959f", "refused": "#cf222e"}
-
-
-def comparison(standings: Sequence[Standing]) -> "Figure":
-    """NDCG@10 of each candidate with its interval, against popularity as deployed; who is in charge is marked."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
-    shown = [(s, s.quality) for s in standings if s.quality]
-    figure = Figure(figsize=(9, 1.4 + 0.55 * max(len(shown), 1)), layout="constrained")
-    axes = figure.subplots()
-    for row, (standing, quality) in enumerate(shown):
-        colour = COLOURS.get(standing.state, "#57606a")
-        error = [[quality.mean - quality.low], [quality.high - quality.mean]]
-        axes.errorbar(quality.mean, row, xerr=error, fmt="o", color=colour, capsize=4, markersize=7)
-        advantage = f"  {signed(standing.advantage)}" if standing.advantage else ""
-        axes.annotate(
-            f"{standing.state}{advantage}",
-            (quality.high, row),
-            (6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            color=colour,
-        )
-        if standing.model == "popularity":
-            axes.axvline(quality.mean, linestyle="--", linewidth=1, color="#57606a", label="popularity as deployed")
-            axes.legend(loc="upper right", fontsize=8)
-    names = [s.model + (f" (version {s.version})" if s.version else "") for s, _ in shown]
-    axes.set_yticks(range(len(shown)), names)
-    axes.set_ylim(len(shown) - 0.5, -0.8)
-    low, high = axes.get_xlim()
-    axes.set_xlim(low, high + 0.6 * (high - low))  # room for the words
-    axes.set_xlabel("NDCG@10 on validation, day by day as deployed, with its interval over viewers")
-    axes.set_title("Candidates against popularity as deployed")
-    return figure
 
 
 if __name__ == "__main__":  # `python -m mlflow_server.registry HOME` makes a home's database ahead of its first use

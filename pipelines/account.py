@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from mlflow_server.registry import ranged, signed
+from mlflow_server.shown import ranged, signed
 from models.ranking import Interval
 from pipelines.attempt import METRIC, Attempt, Work
 from pipelines.evaluate import SLICES

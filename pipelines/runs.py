@@ -5,7 +5,8 @@ import time
 from collections.abc import Sequence
 
 from mlflow_server.ledger import Decision, Ledger
-from mlflow_server.registry import Registry, Standing
+from mlflow_server.registry import Registry
+from mlflow_server.shown import Standing
 from pipelines import account
 from pipelines.attempt import Attempt, Work
 from pipelines.snapshot import Snapshot

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from conf.home import Home
 from mlflow_server.ledger import Entry
-from mlflow_server.registry import signed
+from mlflow_server.shown import signed
 from models.ranking import Interval
 from pipelines.attempt import Attempt, Work
 from pipelines.promote import deciding

@@ -8,7 +8,8 @@ import pytest
 from conf.home import Home
 from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Ledger, SigningKey
-from mlflow_server.registry import Registry, Standing, comparison, ranged, signed
+from mlflow_server.registry import Registry
+from mlflow_server.shown import Standing, comparison, ranged, signed
 from models.ranking import Interval
 
 HALF = Interval(0.5, 0.4, 0.6)
