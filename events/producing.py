@@ -84,5 +84,5 @@ class Producing:
 
     def _stop(self, topic: str, offset: int, why: BaseException) -> None:
         """In the producer's thread."""
-        self._producer._sender.force_close()
         self._failures.append(Failure(topic, offset, why))
+        self._producer._sender.force_close()

@@ -203,6 +203,8 @@ class Relay:
         except REFUSED:
             self._give_up(line.topic, offset, body, TOO_LARGE.format(len(body)))
         except errors.KafkaError as why:
+            if kafka.stopped:
+                return  # by a record before it: `_settle` sees to that
             raise plain(self.conf, "sending events", why) from why
         line.sent.append(Sent(offset, body, future, time.monotonic()))
         self._bytes += len(body)

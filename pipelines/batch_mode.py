@@ -25,6 +25,18 @@ def batch_mode(home: Home, settings: Settings) -> str:
     )
 
 
+def left_in_kafka(home: Home) -> str:
+    """Where Kafka is not in use any more: what was not read before, in one sentence; empty where all was, as far as is
+    known. What came in here is not missed: the spool keeps it until it has come back."""
+    told = noted(home, "mirror")
+    if told.get("away_wall_ms"):
+        since = when(int(told["away_wall_ms"]))
+        return f"Kafka was switched off while it was away, since {since}: what others sent is not read"
+    if told.get("behind"):
+        return f"Kafka was switched off with {told['behind']:,} records in it: those of others are not read"
+    return ""
+
+
 class MirrorAlarm:
     """Tells each spell of batch mode once, and at most daily that more cannot be read; over restarts too. tell: gets
     sentences."""

@@ -21,8 +21,9 @@ from conf.settings import Settings
 from events.clock import wall_ms
 from events.codecs import LINES, Rules, decode, unreadable
 from events.disk import write_whole
-from events.event import DEAD_LETTER, AnyEvent, Unreadable
+from events.event import DEAD_LETTER, TOPICS, AnyEvent, Unreadable
 from events.kafka_link import KafkaAway
+from events.kafka_topics import topic_name
 from events.local_log import LocalLog
 from events.log import LogFull
 from events.sources.dialects import SCALES
@@ -80,6 +81,8 @@ def follow(
     """
     if not settings.kafka.servers:
         raise FollowError("no Kafka is named: set kafka.servers (GREENLIGHT_KAFKA__SERVERS=host:9092)")
+    if topic.startswith("__") or topic in {topic_name(settings.kafka, own) for own in TOPICS}:
+        raise FollowError(f"{topic} is {'Kafka' if topic[0] == '_' else 'Greenlight'}'s own: name one of the site's")
     home.open()
     name = group or _own_group(home)
     reader = Topic(settings.kafka, topic, name, start)
@@ -88,7 +91,8 @@ def follow(
             following = _Following(home, reader, log, settings, Followed(topic, name), ended, say, progress)
             try:
                 while not ended():
-                    if not following.step() and once and following.at_the_end():
+                    following.step()
+                    if once and following.at_the_end():  # though lines come all the time
                         break
                 following.end()
             except PlainError as why:
@@ -115,15 +119,13 @@ class _Following:
     trouble_wall_ms: int = 0  # since when
     bad: list[Unreadable] = field(default_factory=list)  # since the last look, gaps too
 
-    def step(self) -> bool:
-        """One batch; whether there was any."""
+    def step(self) -> None:
+        """One batch."""
         batch = self.reader.read(WAIT_S)
-        some = bool(batch.lines or batch.gaps)
-        if some and self._store(batch):
+        if (batch.lines or batch.gaps) and self._store(batch):
             self.reader.commit()
         if time.monotonic() - self.looked_s > LOOK_S:
             self.look()
-        return some
 
     def at_the_end(self) -> bool:
         try:

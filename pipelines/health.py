@@ -15,7 +15,7 @@ from events.event import EVENTS
 from events.local_log import LocalLog
 from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Ledger
-from pipelines.batch_mode import batch_mode
+from pipelines.batch_mode import batch_mode, left_in_kafka
 from pipelines.behind import alarming, next_command, words
 from pipelines.followers import followers, place
 from pipelines.kafka_state import noted
@@ -124,9 +124,14 @@ def lag(home: Home, settings: Settings) -> Iterator[Part]:
 
 
 def kafka(home: Home, settings: Settings) -> Iterator[Part]:
-    """Where Kafka is configured: whether the spool goes there, and how full it is."""
+    """Where Kafka is configured: whether the spool goes there, and how full it is. Where it was: what is left there."""
     if settings.kafka.servers:
         yield _relay(home)
+    elif left := left_in_kafka(home):
+        helps = (
+            f"set kafka.servers again until status shows the mirror 0 behind, or rm {home.kafka} to leave them there"
+        )
+        yield Part("kafka", "broken", left, helps, int(noted(home, "mirror")["beat_wall_ms"]))
     if found := fill(home, settings):
         helps = "bring Kafka back, or raise kafka.spool_max_mb" if found.alarming else ""
         yield Part("spool", "broken" if found.alarming else "ok", found.sentence, helps)

@@ -63,6 +63,7 @@ class Topic:
             "enable_auto_commit": False,
             "auto_offset_reset": "none",  # where to go on is decided here, and told
             "allow_auto_create_topics": False,
+            "isolation_level": "read_committed",  # what a producer took back has not happened
             "max_poll_records": AT_ONCE,
             "session_timeout_ms": LEFT_AFTER_MS,
             "heartbeat_interval_ms": LEFT_AFTER_MS // 4,

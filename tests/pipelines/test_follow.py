@@ -7,6 +7,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,31 @@ def test_it_goes_on_where_it_was_and_reading_again_adds_nothing(
     assert len(dead(home)) == 1
 
 
+def test_once_ends_though_lines_come_all_the_time(home: Home, kafka: Any, topic: str, produce: Produce) -> None:
+    produce(*(line(n) for n in range(5)))
+    more, until = count(5), time.monotonic() + PATIENCE_S / 2
+
+    def ended() -> bool:
+        produce(line(next(more)))
+        return time.monotonic() > until
+
+    done = follow(home, Settings(kafka=kafka.conf()), topic, once=True, ended=ended)
+    assert not ended(), done
+    assert done.added >= 5
+
+
+def test_what_a_producer_took_back_has_not_happened(home: Home, kafka: Any, topic: str) -> None:
+    producer = KafkaProducer(**client(kafka.conf(), transactional_id=topic))
+    producer.init_transactions()
+    for n, end in enumerate([producer.commit_transaction, producer.abort_transaction]):
+        producer.begin_transaction()
+        producer.send(topic, line(n).encode()).get(30)
+        end()
+    producer.close()
+    assert once(home, kafka, topic).behind == 0
+    assert [event.user_id for event in stored(home) if isinstance(event, Watch)] == ["0"]
+
+
 def test_another_home_reads_all_of_it_too_and_from_the_end_only_what_is_new(
     home: Home, tmp_path: Path, kafka: Any, topic: str, produce: Produce
 ) -> None:
@@ -222,6 +248,10 @@ def test_what_stands_in_the_way_is_one_sentence(home: Home, kafka: Any) -> None:
         once(home, kafka, "movielog0")
     with pytest.raises(KafkaError, match="has no topic movie log: is the name right"):
         once(home, kafka, "movie log")
+    with pytest.raises(FollowError, match=r"greenlight\.events is Greenlight's own"):
+        once(home, kafka, "greenlight.events")
+    with pytest.raises(FollowError, match="__consumer_offsets is Kafka's own"):  # each commit would be a line
+        once(home, kafka, "__consumer_offsets")
     away = Settings(kafka=kafka.conf(servers="127.0.0.1:1", timeout_s=1))
     with pytest.raises(KafkaAway, match=r"127\.0\.0\.1:1 does not answer within 1 s while reading the topic movielog"):
         follow(home, away, "movielog", ended=lambda: False)

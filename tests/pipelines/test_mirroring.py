@@ -89,6 +89,26 @@ def test_batch_mode_is_said_wherever_it_matters(away: Home, conf: Settings) -> N
     assert SAYS in last.body["why"]
 
 
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ({"behind": 1234, "away_wall_ms": 0}, "switched off with 1,234 records in it: those of others are not read"),
+        ({"behind": 0, "away_wall_ms": START}, "switched off while it was away, since 2023-11-14"),
+        ({"behind": 0, "away_wall_ms": 0}, ""),
+    ],
+)
+def test_what_is_left_in_kafka_once_it_is_switched_off_is_said(
+    home: Home, conf: Settings, told: dict[str, int], says: str
+) -> None:
+    def left(settings: Settings) -> list[str]:
+        return [p.detail for p in status.parts(home, settings) if p.name == "kafka" and p.state == "broken"]
+
+    assert left(Settings()) == []
+    note(home, "mirror", {"source": "kafka", "beat_wall_ms": START, "trouble": "", **told})
+    assert [says in line for line in left(Settings())] == [True] * bool(says)
+    assert not any("switched off" in line for line in left(conf))
+
+
 def test_a_home_that_cannot_be_written_is_said_once_and_got_over(
     home: Home, conf: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
