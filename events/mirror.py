@@ -222,8 +222,12 @@ class Mirror:
         self._looked_s, self._positions = float("-inf"), {}
 
     def _committed_by_relay(self) -> dict[str, int]:
-        self._spool = opened(self.home.log, self._spool)
-        return {topic: self._spool.committed(topic, RELAY) for topic in TOPICS} if self._spool else {}
+        """Nothing where that cannot be told: a spool that is damaged keeps nobody from reading what Kafka has."""
+        try:
+            self._spool = opened(self.home.log, self._spool)
+            return {topic: self._spool.committed(topic, RELAY) for topic in TOPICS} if self._spool else {}
+        except LogError:
+            return {}
 
 
 class Start(NamedTuple):

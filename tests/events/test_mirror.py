@@ -299,6 +299,22 @@ def test_what_came_in_here_outlives_a_topic_that_was_deleted_before_it_was_read(
         mirror.close()
 
 
+def test_a_damaged_spool_keeps_nobody_from_reading_what_kafka_has(home: Home, conf: Settings, send: Sender) -> None:
+    mirror = Mirror(home, conf)
+    send.events(*map(rating, range(5)))
+    until(mirror, lambda: len(ids(home)) == 5)
+    mirror.close()
+    with LocalLog(home.log) as spool:
+        spool.append(EVENTS, map(rating, range(100, 400)))
+    for file in home.root.glob(f"{home.log.name}-*"):
+        file.unlink()
+    home.log.write_bytes(b"damaged" * 10_000)
+    mirror = Mirror(home, conf)
+    send.events(*map(rating, range(5, 10)))
+    until(mirror, lambda: len(ids(home)) == 10)
+    mirror.close()
+
+
 def test_batch_mode_takes_all_of_a_spool_that_was_begun_anew(home: Home) -> None:
     conf = settings_of(Kafka(servers="127.0.0.1:9"), timeout_s=1, batch_after_minutes=1e-6)
     with mirror_of(home) as log:
