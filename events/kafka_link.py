@@ -8,12 +8,12 @@ import logging
 import re
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kafka import errors
+from kafka import TopicPartition, errors
 from kafka.net.compat import KafkaNetClient
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
@@ -33,6 +33,7 @@ class KafkaAway(KafkaError):
 PROBES = 5  # looks at why there is no connection
 HANDSHAKE_S = 3.0  # of waiting for a broker's part of a TLS handshake
 METADATA_MS = 10_000  # new partitions are seen after so long
+LEADER_S = 0.1  # between two tries to learn the leader of a partition
 RECONNECT_MS = 1000  # the longest pause between two tries to reach a broker
 
 
@@ -87,6 +88,19 @@ def client(conf: Kafka, **more: Any) -> dict[str, Any]:
         **(login if conf.mechanism else {}),
         **more,
     }
+
+
+def of_all(ask: Callable[[], dict[TopicPartition, int]], within_s: float) -> dict[TopicPartition, int]:
+    """Offsets of partitions. kafka-python leaves out those whose leader it does not know, as of new ones, and stumbles
+    over that: it is asked again until it does. LeaderNotAvailableError where a partition stays without one."""
+    until = time.monotonic() + within_s
+    while True:
+        try:
+            return ask()
+        except KeyError:
+            if time.monotonic() > until:
+                raise errors.LeaderNotAvailableError() from None
+            time.sleep(LEADER_S)
 
 
 @contextmanager

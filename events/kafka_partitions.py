@@ -13,7 +13,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 
 from conf.sections.kafka import Kafka
 from events.event import TOPICS
-from events.kafka_link import client, plain, plain_errors
+from events.kafka_link import client, of_all, plain, plain_errors
 from events.kafka_topics import ensure_topics, topic_name
 from events.log import BATCH
 
@@ -72,7 +72,8 @@ class Partitions:
                 cluster = str(self._admin.describe_cluster()["cluster_id"])
                 made = self._made(self._admin)
                 reading, places = self._reading(), list(made)
-                first, end = reading.beginning_offsets(places), reading.end_offsets(places)
+                first = of_all(lambda: reading.beginning_offsets(places), self.conf.timeout_s)
+                end = of_all(lambda: reading.end_offsets(places), self.conf.timeout_s)
                 return Seen(cluster, {self._place(at): Span(first[at], end[at], made[at]) for at in places})
         except BaseException:
             self.close()

@@ -8,12 +8,13 @@ later is read from its beginning, wherever the group itself began.
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from kafka import KafkaAdminClient, KafkaConsumer, OffsetAndMetadata, TopicPartition, errors
 
 from conf.sections.kafka import Kafka
-from events.kafka_link import KafkaAway, KafkaError, client, plain_errors
+from events.kafka_link import KafkaAway, KafkaError, client, of_all, plain_errors
 
 Start = Literal["beginning", "end"]
 
@@ -193,10 +194,12 @@ class Topic:
             return 0
 
     def _beginnings(self, parts: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        return self._consumer.beginning_offsets(list(parts), timeout_ms=self._timeout_ms) if parts else {}
+        asked = partial(self._consumer.beginning_offsets, list(parts), timeout_ms=self._timeout_ms)
+        return of_all(asked, self._conf.timeout_s) if parts else {}
 
     def _ends(self, parts: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        return self._consumer.end_offsets(list(parts), timeout_ms=self._timeout_ms) if parts else {}
+        asked = partial(self._consumer.end_offsets, list(parts), timeout_ms=self._timeout_ms)
+        return of_all(asked, self._conf.timeout_s) if parts else {}
 
     def _described(self) -> tuple[str, list[int]]:
         """The id that the topic got when it was made, and its partitions. KafkaError where there is none."""

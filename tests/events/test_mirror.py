@@ -21,6 +21,7 @@ from events.clock import wall_ms
 from events.codecs import encode
 from events.event import CATALOGUE, DEAD_LETTER, EVENTS, AnyEvent, Movie, Rating, Unreadable, Watch
 from events.kafka_link import client
+from events.kafka_partitions import Partitions
 from events.kafka_topics import ensure_topics, topic_name
 from events.local_log import LocalLog
 from events.mirror import Mirror
@@ -231,6 +232,17 @@ def test_evt_06_partitions_grow_while_two_mirrors_run_and_one_is_killed(
         f"u{n}": [float(minute) for minute in range(30)] for n in range(20)
     }
     acts.close()
+
+
+def test_partitions_that_the_client_has_not_heard_of_are_looked_at_too(conf: Settings) -> None:
+    """Its memory of who leads them is ten seconds old by then, and it stumbles over those that it lacks."""
+    partitions, end = Partitions(conf.kafka), time.monotonic() + PATIENCE_S
+    for count in (3, 9, 17):
+        if count > 3:
+            admin(conf, lambda a, n=count: a.create_partitions({topic_name(conf.kafka, EVENTS): n}))
+        while sum(place.topic == EVENTS for place in partitions.look().spans) < count:
+            assert time.monotonic() < end
+    partitions.close()
 
 
 def test_a_gap_that_retention_left_is_recorded(home: Home, conf: Settings, send: Sender) -> None:
