@@ -90,11 +90,16 @@ class Page:
                 "Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13, text="\r"
             )
 
-    def picture(self, file: Path, width: int, height: int) -> None:
-        """A PNG of what is seen in a window of this size."""
-        self._say("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+    def picture(self, file: Path, width: int, height: int = 0) -> None:
+        """A PNG of what is seen in a window of this size. height 0: as high as the page is."""
+        self._window(width, height or 400)
         time.sleep(SETTLE_S)
+        if not height:
+            self._window(width, self.ask("document.documentElement.scrollHeight"))
         file.write_bytes(base64.b64decode(self._say("Page.captureScreenshot", format="png")["data"]))
+
+    def _window(self, width: int, height: int) -> None:
+        self._say("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def _say(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._number += 1

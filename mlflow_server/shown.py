@@ -84,6 +84,7 @@ def comparison(standings: Sequence[Standing]) -> "Figure":
             va="center",
             fontsize=8,
             color=colour,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
         )
         if standing.model == "popularity":
             axes.axvline(quality.mean, linestyle="--", linewidth=1, color="#57606a", label="popularity as deployed")

@@ -19,6 +19,7 @@ import numpy as np
 BATCH = 200  # deals at once: they bound the memory, (BATCH, viewers) float32
 FEW = 10  # viewers: what fewer had is no loss when nobody has it
 NAMED = 3  # bins that a sentence names
+SMALL = 0.1  # of the largest change: a smaller one is not named
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +174,8 @@ def in_words(found: Found) -> str:
     if not found.moved:
         return f"{found.name}: quiet (p {found.p:.2g}, {percent(found.change)} of {found.what} changed)"
     moved = sorted(found.bins, key=lambda b: (-abs(b.after - b.before), b.name))
-    named = [b for b in moved if b.after != b.before][:NAMED]
+    least = SMALL * max((abs(b.after - b.before) for b in moved), default=0.0)
+    named = [b for b in moved if abs(b.after - b.before) > least][:NAMED]
     also = [b for b in moved[NAMED:] if b.name in (*found.appeared, *found.vanished)][:NAMED]
     return f"{found.name}: " + ", ".join(_step(b) for b in [*named, *also]) + f" of {found.what}"
 

@@ -219,7 +219,10 @@ def ruling(
     if broken:
         return "keep", f"{listed(broken)} got worse by more than was declared"
     if difference.low > plan.margin and all(g.state == "holds" for g in guards):
-        return "promote", f"{plan.metric} per slate are better by {_numbers(difference)}; {plan.margin:g} was asked"
+        return (
+            "promote",
+            f"{plan.metric} per slate are better by {_numbers(difference)}; more than {plan.margin:g} was asked",
+        )
     if difference.high < plan.margin:
         return "keep", f"{plan.metric} per slate differ by {_numbers(difference)}: not better by {plan.margin:g}"
     return ("keep", _unproven(plan, difference, guards)) if over else (None, "")

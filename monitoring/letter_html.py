@@ -10,6 +10,7 @@ from html import escape
 
 from monitoring.letter import Letter, Section
 
+WHOLE = re.compile(r"\b(\d{4}-\d\d-\d\d|[\d.,]{1,8} %)")  # what no line ends within
 LONG_WORD = 24  # characters; a longer one is broken, so that an id does not push its table off the screen
 NUMBER = re.compile(r"[+−-]?[\d.,]+( ?%|[a-zµ]{1,2})?|[+−-]?\d+(\.\d+)?e[+-]?\d+|NaN|—|-")
 STYLE = """
@@ -27,6 +28,7 @@ table { border-collapse: collapse; width: 100%; overflow-wrap: normal; }
 th, td { text-align: left; vertical-align: top; padding: 7px 14px 7px 0; border-bottom: 1px solid #d5dbe1; }
 th { font-weight: 600; vertical-align: bottom; border-bottom-color: #8b96a1; }
 th:last-child, td:last-child { padding-right: 0; }
+.whole { white-space: nowrap; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 td.number { white-space: nowrap; }
 .long { overflow-wrap: anywhere; min-width: 8em; }
@@ -59,7 +61,7 @@ def page(letter: Letter, pictures: Mapping[str, str]) -> str:
 
 def _body(letter: Letter, pictures: Mapping[str, str]) -> Iterator[str]:
     yield '<p class="from">Greenlight</p>'
-    yield f'<h1 dir="auto">{escape(letter.subject)}</h1>'
+    yield f'<h1 dir="auto">{_prose(letter.subject)}</h1>'
     yield from _paragraphs(letter.summary)
     if letter.link:
         yield f"<p>{_link(letter.link)}</p>"
@@ -102,7 +104,11 @@ def _kind(cell: str, numeric: bool) -> str:
 
 
 def _paragraphs(*lines: str) -> Iterator[str]:
-    yield from (f'<p dir="auto">{escape(line)}</p>' for line in lines if line)
+    yield from (f'<p dir="auto">{_prose(line)}</p>' for line in lines if line)
+
+
+def _prose(text: str) -> str:
+    return WHOLE.sub(r'<span class="whole">\1</span>', escape(text))
 
 
 def _link(link: str) -> str:

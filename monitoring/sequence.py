@@ -11,8 +11,9 @@ from typing import Any
 
 from monitoring.experiment import Plan
 
-WIDTH = 44  # characters between the sides of the drawing
+WIDTH = 28  # characters between the sides of the drawing: with its numbers it fits into 80
 MOST = 31  # days that are drawn in a terminal, the latest
+ROOM = 1.25  # of the days that were looked at, the picture shows so many
 
 LookBody = Mapping[str, Any]
 
@@ -41,21 +42,21 @@ def picture(plan: Plan, looks: Sequence[LookBody], heading: str) -> bytes:
     low, high = (
         [_or(look["difference"][side], end) for look in shown] for side, end in (("low", left), ("high", right))
     )
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    figure = Figure(figsize=(6, 3.6), layout="constrained")  # so small, its words can be read in a mail, too
     axes = figure.subplots()
     axes.fill_between(days, low, high, color="#0969da", alpha=0.2, label=f"{plan.level:.0%} confidence sequence")
     axes.plot(days, [look["difference"]["estimate"] for look in shown], "o-", color="#0969da", markersize=3)
     axes.axhline(plan.margin, linestyle="--", linewidth=1, color="#57606a", label="the margin to be passed")
-    axes.set_xlim(0, plan.max_days)
+    axes.set_xlim(0, min(plan.max_days, max(ROOM * days[-1], 1)))
     axes.set_ylim(left, right)
     axes.set_xlabel(f"day of at most {plan.max_days:g}: {plan.name}", parse_math=False)
     axes.set_ylabel(f"difference in {plan.metric} per slate")
-    axes.set_title(heading, fontsize=10, wrap=True, parse_math=False)
+    axes.set_title(heading, fontsize=9, wrap=True, parse_math=False)
     axes.legend(loc="upper right", fontsize=8)
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a name may hold letters that the font has not
-        figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
+        figure.savefig(file, format="png", dpi=165, metadata={"Software": None})
     return file.getvalue()
 
 
@@ -87,7 +88,7 @@ def _bar(plan: Plan, look: LookBody, scale: _Scale) -> str:
 def _numbers(look: LookBody) -> str:
     low, high = (_or(look["difference"][side], math.inf * sign) for side, sign in (("low", -1), ("high", 1)))
     viewers = sum(look["users"])
-    return f"{look['difference']['estimate']:+.4g} ({low:+.4g} to {high:+.4g}), {viewers:,} viewers"
+    return f"{look['difference']['estimate']:+.3f} ({low:+.3f} to {high:+.3f}), {viewers:,} viewers"
 
 
 def _range(plan: Plan, looks: Sequence[LookBody]) -> tuple[float, float]:

@@ -36,21 +36,26 @@ class Told:
     ours: tuple[dict[str, float], dict[str, float]]
     rates: tuple[Rates, ...]
     level: float
+    least_change: float
 
 
 def letter(told: Told, plots: Sequence[Plot], link: Path | None = None) -> Letter:
-    """The decision first; what moved, with sizes; the numbers of every column; what we recommended; the pictures."""
-    moved = ", ".join(column.name for column in told.found if column.moved)
-    subject = f"{HEADS[told.verdict]}{f': {moved}' if moved and told.verdict == 'moved' else ''} ({told.day})"
+    """The decision first; what moved, in words and pictures; every column's numbers; what we recommended."""
+    names = [column.name for column in told.found if column.moved]
+    moved = f": {', '.join(names)}" if names and told.verdict == "moved" else ""
+    pictures = [(plot.alt.partition(":")[0], plot) for plot in plots]
+    ours = _ours(told)
     sections = [
-        Section("What moved" if moved else "What was found", (*told.sentences[1:], NEXT[told.verdict])),
+        Section("What moved" if names else "What was found", (*told.sentences[1:], NEXT[told.verdict])),
+        *(Section(name, plot=plot) for name, plot in pictures if name in names),
         Section("Every column", rows=_columns(told)),
         Section("How it was compared", _method(told)),
-        Section("What we ourselves recommended", ("Shown beside it, never tested as audience.",), _ours(told)),
+        Section("What we ourselves recommended", ("Shown beside it, never tested as audience.",) if ours else (), ours),
         Section("What came of it", rows=_rates(told)),
-        *(Section(plot.alt.partition(":")[0], plot=plot) for plot in plots),
+        *(Section(f"{name}: quiet", plot=plot) for name, plot in pictures if name not in names),
     ]
     kept = tuple(section for section in sections if section.lines or section.rows or section.plot)
+    subject = f"{HEADS[told.verdict]}{moved} ({told.day})"
     return Letter(subject, f"{_capital(told.sentences[0])}.", kept, link.as_uri() if link else "")
 
 
@@ -72,15 +77,17 @@ def _columns(told: Told) -> tuple[tuple[str, ...], ...]:
         p = "" if found.p is None else f"{found.p:.2g}"
         missing = "" if found.missing[1] < 0.01 else percent(found.missing[1])
         rows.append((found.name, verdict, "" if found.why else percent(found.change), p, missing))
-    return tuple(rows)
+    whole = not any(row[-1] for row in rows[1:])
+    return tuple(row[:-1] if whole else row for row in rows)
 
 
 def _method(told: Told) -> tuple[str, ...]:
     return (
         f"Current window: {told.window}, {told.viewers[1]:,} viewers.",
         f"Compared with: {told.reference}, {told.viewers[0]:,} viewers.",
-        f"Sampled by hash of viewer at a rate of {told.rate:g}; whole viewers were dealt out anew, and Holm holds a "
-        f"level of {percent(told.level)} over all columns. Two of the last three runs make a movement.",
+        f"Sampled by hash of viewer at a rate of {percent(told.rate)}; whole viewers were dealt out anew, and Holm "
+        f"holds a level of {percent(told.level)} over all columns. A change below {percent(told.least_change)} counts "
+        "for nothing, however certain it is. Two of the last three runs make a movement.",
     )
 
 

@@ -160,10 +160,11 @@ class Reconciler:
             if (whole := pagewords.above(words.sentences, page.description)) != page.description:
                 self.pages.describe(page.version, whole)
         models = {e.body["release"]: e.body["model"] for e in chair.entries if e.kind == "registered"}
-        says = pagewords.of_model(chair.in_charge, models, list(troubles(chair, shown, workers)))
+        told = pagewords.of_model(chair.in_charge, models, list(troubles(chair, shown, workers)))
+        says = told.replace("**", "")  # a tag is shown as it stands
         if differs or shown.tags.get("says") != says:
             self.pages.tag_model("says", says)
-            self.pages.describe_model(says)
+            self.pages.describe_model(told)
 
 
 def heed(chair: Chair, workers: list[WorkerReport]) -> None:

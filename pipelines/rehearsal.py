@@ -108,7 +108,9 @@ class Rehearsal:
             found = report.drift(self.home, self.settings, self.story.tell)
             self.board["mail"] = report.post(self.home, self.settings, found)
             self.board["drift"] = {"verdict": found.verdict, "report": str(found.html)}
-            step.note = f"{found.verdict}: {' '.join(found.sentences[:2])} Mail {self.board['mail']} is in the outbox."
+            step.note = (
+                f"{found.verdict}: {'. '.join(found.sentences[:2])}. Mail {self.board['mail']} is in the outbox."
+            )
 
     def size(self) -> None:
         """Declare an A/B of as many days as its power asks for, within what a demo allows."""
@@ -176,10 +178,13 @@ class Rehearsal:
 
     def pages(self) -> None:
         """What the loop beside the API does all the time."""
-        with self.story.step("pages", "aliases and words in MLflow follow the ledger") as step:
+        with self.story.step("pages", "aliases, words and the A/B's picture in MLflow follow the ledger") as step:
             with closing(Reconciler(self.home, self.settings, pack=False)) as reconciler:
                 reconciler.step()
+            _, trouble = experiment.draw(self.home, self.settings, experiment.kept(self.home))
             step.note = f"the registered model {self.settings.registry.name} says who is in charge, and why"
+            if trouble:
+                step.note += f"; the picture of the A/B: {trouble}"
 
     def _champion(self) -> dict[str, Any]:
         """The `registered` line of who is champion."""

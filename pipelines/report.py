@@ -222,6 +222,7 @@ def _told(seen: _Seen, found: tuple[Found, ...], decision: Decision, settings: S
         ours=seen.ours,
         rates=seen.rates,
         level=settings.drift.level,
+        least_change=settings.drift.least_change,
     )
 
 

@@ -13,7 +13,7 @@ from pipelines.health import Part
 
 def show(board: dict[str, Any], console: Console) -> None:
     """The scoreboard, for people."""
-    table = Table(title="Greenlight, the loop so far", title_justify="left", box=None, pad_edge=False)
+    table = Table(title="Greenlight, step by step", title_justify="left", box=None, pad_edge=False)
     for column, justify in (("", "left"), ("step", "left"), ("s", "right"), ("what happened", "left")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for step in board["steps"]:
@@ -33,21 +33,22 @@ def show(board: dict[str, Any], console: Console) -> None:
 def _weeks_table(weeks: Iterable[dict[str, Any]]) -> Table:
     """A line for each week that was lived on."""
     table = Table(title="\nWeek by week", title_justify="left", box=None, pad_edge=False)
-    columns = ("week", "likings a slate", "x popularity's", "champion", "disk MB", "memory MB")
-    for column in columns:
-        table.add_column(column, justify="right")
+    for column in ("week", "likings\na slate", "times\npopularity's", "champion\nversion", "disk\nMB", "memory\nMB"):
+        table.add_column(column, justify="right", no_wrap=True)  # narrow, so that 80 columns do
     table.add_column("what the loop did")
     for week in weeks:
         times = f"{week['over_popularity']:.2f}" if week["over_popularity"] else "?"
         sizes = (f"{week['disk_mb']:,.0f}", f"{week['memory_mb']:,.0f}")
-        numbers = (str(week["number"]), f"{week['worth']:.2f}", times, f"version {week['champion']}", *sizes)
+        numbers = (str(week["number"]), f"{week['worth']:.2f}", times, str(week["champion"]), *sizes)
         table.add_row(*numbers, escape(week["did"]))
     return table
 
 
 def parts_table(found: Iterable[Part]) -> Table:
     """What `greenlight status` says of each part."""
-    table = Table("part", "state", "what", "next command", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for name in ("part", "state", "what", "next command"):
+        table.add_column(name, overflow="fold")  # a path or a command is whole, however narrow the terminal is
     colours = {"ok": "green", "empty": "yellow", "broken": "red"}
     for part in found:
         since = f" (since {when(part.since_wall_ms)})" if part.since_wall_ms else ""
