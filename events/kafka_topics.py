@@ -49,7 +49,8 @@ def same_cluster(conf: Kafka, note: Path) -> str:
 def known_cluster(conf: Kafka, note: Path, found: str) -> str:
     """As `same_cluster`, where the id of the one that answers was found already."""
     try:
-        known = note.read_text(encoding="utf-8").strip() if note.exists() else _remember(note, found)
+        known = note.read_text(encoding="utf-8").strip() if note.exists() else ""
+        known = known or _remember(note, found)  # an empty one is of a process that was killed here
     except (OSError, UnicodeDecodeError) as why:
         raise KafkaError(f"{note}, which holds the id of the Kafka cluster, cannot be read or written: {why}") from why
     if known != found:

@@ -44,6 +44,11 @@ def test_another_cluster_at_the_same_address_is_refused(kafka: Any, tmp_path: Pa
         same_cluster(kafka.conf(), note)
 
 
+def test_a_note_of_the_cluster_that_was_cut_off_is_written_again(kafka: Any, tmp_path: Path) -> None:
+    (note := tmp_path / "cluster").touch()
+    assert same_cluster(kafka.conf(), note) == note.read_text().strip() == cluster_id(kafka.conf())
+
+
 def test_nobody_answers(kafka: Any) -> None:
     with pytest.raises(KafkaAway, match=r"Kafka at 127\.0\.0\.1:1 does not answer within 1 s while looking"):
         ensure_topics(kafka.conf(servers="127.0.0.1:1", timeout_s=1))
