@@ -15,7 +15,7 @@ import pytest
 from conf.home import Home
 from conf.sections.jobs import Retention
 from conf.sections.kafka import Kafka
-from conf.settings import Settings
+from conf.settings import Settings, load
 from events.archive import archive
 from events.event import EVENTS, Rating
 from events.local_log import LocalLog
@@ -171,7 +171,9 @@ def test_what_is_archived_leaves_the_log_only_where_that_is_asked_for(home: Home
 
 
 def test_up_runs_it_where_kafka_is_configured(home: Home) -> None:
-    without, with_it = ({child.name for child in children(home, settings, print)} for settings in (Settings(), AWAY))
+    free = load({"GREENLIGHT_SERVING__PORT": "0", "GREENLIGHT_REGISTRY__PORT": "0"})  # of any port that others use
+    behind = free.model_copy(update={"kafka": AWAY.kafka})
+    without, with_it = ({child.name for child in children(home, settings, print)} for settings in (free, behind))
     assert with_it - without >= {"relaying"}
 
 
