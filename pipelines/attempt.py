@@ -181,7 +181,8 @@ def _validate(work: Work, made: Attempt) -> None:
 def _tuned(work: Work, made: Attempt, model: Candidate, trials: int) -> dict[str, Any]:
     def told(trial: dict[str, Any]) -> None:
         of = f" of {trials}" if trial["number"] < trials else ""  # numbers go on past one that a kill cut off
-        work.report(f"{made.model}: trial {trial['number'] + 1}{of} {trial['state'].lower()}: {trial['value']}")
+        value = "" if trial["value"] is None else f": {trial['value']:.4f}"
+        work.report(f"{made.model}: trial {trial['number'] + 1}{of} {trial['state'].lower()}{value}")
 
     known, cls = work.interactions.before(work.windows.test_start_ms), type(model)
     journal = work.tuning / f"{cls.__module__}.{cls.__qualname__} {work.seed}.journal"
