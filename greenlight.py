@@ -17,7 +17,7 @@ from rich.console import Console
 
 from conf.errors import PlainError
 from conf.home import Home
-from conf.settings import Settings, load
+from conf.settings import Settings, changed, load
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,6 +44,7 @@ mail = _group("mail", "Letters: which wait, were refused; send.")
 REFUSED, WRONG, INTERRUPTED = 1, 2, 130
 console = Console(stderr=True, highlight=False, emoji=False)  # progress and errors; results go to standard output
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
+CENTURY = 36_500.0  # days: no span that is asked for is longer, and none leaves what a clock can count
 SEED = typer.Option(help="Seed of everything that is drawn.")
 EFFECT = typer.Option(help="Change worth finding, a share of the champion's mean.")
 REASON = typer.Option(help="Why, for the ledger.")
@@ -59,6 +60,9 @@ def main() -> None:
     except OSError as why:  # a disk that is full, a folder that may not be written: wherever it shows, it is theirs
         where = f"{why.filename}: " if why.filename else ""
         _complain(f"{where}{why.strerror or why}")
+        status = WRONG
+    except MemoryError as why:
+        _complain(f"this asks for more memory than there is{f': {why}' if str(why) else ''}; ask for less at once")
         status = WRONG
     if status == INTERRUPTED:
         console.print("greenlight: interrupted; the same command goes on from here")
@@ -287,7 +291,7 @@ def train(
         list[str] | None, typer.Option(help="Short name, pkg.Class or FILE.py:Class; repeat for more.")
     ] = None,
     trials: Annotated[int | None, typer.Option(min=0, help="Tuning trials per model, on validation.")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0, help="Tuning time per model.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, max=1440 * CENTURY, help="Tuning time per model.")] = None,
     seed: Annotated[int | None, SEED] = None,
     as_json: Json = False,
 ) -> int:
@@ -468,7 +472,9 @@ def keys_create(
     name: Annotated[str, typer.Argument(help="Whose key it is, for people.")],
     scope: Annotated[list[str], typer.Option(help="`read`, `events` or `admin`; repeat for more.")] = ["read"],  # noqa: B006
     per_minute: Annotated[int | None, typer.Option(min=1, help="Requests a minute; without: no limit.")] = None,
-    days: Annotated[float | None, typer.Option(help="Days until it expires; without: never.")] = None,
+    days: Annotated[
+        float | None, typer.Option(min=0, max=CENTURY, help="Days until it expires; without: never.")
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Make a key. Its text is shown once and kept nowhere.
@@ -487,7 +493,9 @@ def keys_create(
 @keys.command("rotate")
 def keys_rotate(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="The old key's id, from `keys list`.")],
-    overlap_hours: Annotated[float, typer.Option(min=0, help="How long the old key stays valid.")] = 24.0,
+    overlap_hours: Annotated[
+        float, typer.Option(min=0, max=24 * CENTURY, help="How long the old key stays valid.")
+    ] = 24.0,
     as_json: Json = False,
 ) -> int:
     """Make a key that replaces another; both are valid until the overlap ends.
@@ -555,7 +563,7 @@ def report_drift(
 
 @experiment.command("size")
 def experiment_size(
-    days: Annotated[float, typer.Option(min=1, help="Of slates to go by, the last ones.")] = 14.0,
+    days: Annotated[float, typer.Option(min=1, max=CENTURY, help="Of slates to go by, the last ones.")] = 14.0,
     effect: Annotated[float | None, EFFECT] = None,
     as_json: Json = False,
 ) -> int:
@@ -567,8 +575,7 @@ def experiment_size(
 
     home, settings = _home()
     if effect is not None:
-        asked = settings.experiment.model_validate({**settings.experiment.model_dump(), "effect": effect})
-        settings = settings.model_copy(update={"experiment": asked})
+        settings = changed(settings, "experiment", effect=effect)
     found = size(home, settings, days=days)
     _print(found, as_json, f"{found.sentence[:1].upper()}{found.sentence[1:]}.")
     return 0

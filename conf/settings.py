@@ -84,6 +84,15 @@ def load(environment: dict[str, str] | None = None) -> Settings:
         raise SettingsError(_explain(why)) from why
 
 
+def changed(settings: Settings, section: str, **values: object) -> Settings:
+    """The settings with other values in one section. SettingsError as `load` says it, where a value may not be so."""
+    asked = settings.model_dump()
+    try:
+        return Settings.model_validate({**asked, section: {**asked[section], **values}})
+    except ValidationError as why:
+        raise SettingsError(_explain(why)) from why
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}

@@ -103,7 +103,7 @@ def _world(home: Home, newest: int, wanted: World) -> World:
     """The world that the home notes, where it is the wanted one; its base is then what the history was at first."""
     try:
         noted = World(**json.loads(home.simulated.read_text()))
-    except (FileNotFoundError, json.JSONDecodeError, TypeError):
+    except (FileNotFoundError, ValueError, TypeError):
         return wanted
     same = replace(wanted, base=noted.base, days=noted.days)
     return noted if noted == same and noted.base <= newest else wanted

@@ -13,14 +13,14 @@ Weight = Annotated[float, Field(ge=0, le=10)]
 class AudienceConf(Section):
     """The simulated audience. Sizes are those of a world made from nothing; one fitted to a history takes its own."""
 
-    viewers: Annotated[int, Field(ge=1)] = 3000
-    movies: Annotated[int, Field(ge=1)] = 1500
+    viewers: Annotated[int, Field(ge=1, le=100_000_000)] = 3000
+    movies: Annotated[int, Field(ge=1, le=10_000_000)] = 1500
     days: Annotated[int, Field(ge=1)] = 60  # that `data import simulated` adds
     start: Annotated[date, Field(ge=date(1990, 1, 1), lt=date(2100, 1, 1))] = date(2024, 1, 1)
     visits_per_day: Annotated[float, Field(gt=0, le=2)] = 0.3  # of a viewer, on average
     fitted_visits: Count = 0  # a day, of an audience fitted to a history; 0: as many as it had of late
     lifetime_days: Annotated[float, Field(ge=2)] = 180  # mean, until a viewer stays away; as many arrive
-    premieres_per_day: Annotated[float, Field(gt=0)] = 1.0  # new movies
+    premieres_per_day: Annotated[float, Field(gt=0, le=10_000)] = 1.0  # new movies
     half_life_days: Positive = 14  # of the news about a new movie
     genre_weight: Weight = 1.2  # spread of a movie's appeal to viewers by its genres, in logits
     factor_weight: Weight = 1.0  # the same by what genres do not tell
