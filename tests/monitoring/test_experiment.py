@@ -258,7 +258,12 @@ def test_a_name_is_one_harmless_line(typed: str, kept: str) -> None:
         ({"effect": 0.0}, "effect 0.0"),
         ({"max_days": 3.0}, "min_days 7.0 and max_days 3.0"),
         ({"max_days": math.inf}, "max_days inf"),
-        ({"min_users": 1}, "min_users 1"),
+        ({"max_days": 1e305}, "max_days 1e+305"),
+        ({"window_hours": 1e300}, "window_hours 1e+300"),
+        ({"effect": 1e308}, "effect 1e+308"),
+        ({"margin": -1e308}, "margin -1e+308"),
+        ({"min_users": 9}, "min_users 9: 10 or more"),
+        ({"guardrails": (Guardrail("served", 0.1), Guardrail("served", 0.2))}, "guardrails served and served"),
         ({"share": 1.0}, "share 1.0"),
         ({"guardrails": (Guardrail("money", 0.1),)}, "guardrail 'money'"),
         ({"guardrails": (Guardrail("served", 1.5),)}, "guardrail served 1.5"),
@@ -268,6 +273,13 @@ def test_a_plan_that_makes_no_sense_is_refused(part: dict, words: str) -> None:
     with pytest.raises(PlanError, match="cannot be declared") as told:
         replace(PLAN, **part)
     assert words in str(told.value)
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.1, 1 / 3, 123_456.789])
+def test_arms_in_which_all_are_alike_do_not_differ_by_how_a_computer_rounds(mean: float) -> None:
+    for users in ((150, 151), (200, 333), (417, 330), (1000, 777)):
+        found = compare(*(np.full(n, mean) for n in users), level=0.9, effect=0.2)
+        assert found.low <= 0 <= found.high
 
 
 def test_a_guardrail_as_it_is_typed() -> None:

@@ -32,16 +32,53 @@ def days_of(text: str, zone: str, since: str, until: str) -> list[str]:
         ("0 0 * * 1-5", "UTC", "2026-11-27T00:00"),
         ("0 0 * * mon", "UTC", "2026-11-30T00:00"),
         ("*/15 * * * *", "UTC", "2026-11-26T00:15"),
+        ("0 0 1 * sat", "UTC", "2026-11-28T00:00"),  # the first, or a Saturday
+        ("0 0 28 * 7", "UTC", "2026-11-28T00:00"),
+        ("0 0 */9 * 6", "UTC", "2026-11-28T00:00"),  # with a star both must hold
+        ("0 0 * * FRI-SUN", "UTC", "2026-11-27T00:00"),
     ],
 )
 def test_fields_mean_what_cron_means(text: str, zone: str, then: str) -> None:
     assert times(text, zone).after(at("2026-11-26T00:00")) == at(then)
 
 
-@pytest.mark.parametrize("text", ["every night", "61 * * * *", "* * * * 8", "1 2 3", "a b c d e"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "every night",
+        "61 * * * *",
+        "* * * * 8",
+        "1 2 3",
+        "a b c d e",
+        "0 0 * * mon#1",
+        "0 0 * * 5-1",
+        "0 0 * * */0",
+        "0 0 * * 2/2",
+        "0 0 31 2 *",
+        "٣ 0 * * *",
+    ],
+)
 def test_a_time_that_is_none_is_a_sentence(text: str) -> None:
     with pytest.raises(ScheduleError, match=r"schedule\.prune"):
         times(text, "UTC", "schedule.prune")
+
+
+@pytest.mark.parametrize(
+    ("weekdays", "days"),
+    [
+        ("0-7", "22 23 24 25 26 27 28"),  # from a Sunday on
+        ("*/2", "22 24 26 28"),
+        ("*/3", "22 25 28"),
+        ("0-6/2", "22 24 26 28"),
+        ("1-7/3", "22 23 26"),
+        ("1,0-3", "22 23 24 25"),
+        ("6,5-7", "22 27 28"),
+        ("sat,mon-tue", "23 24 28"),
+    ],
+)
+def test_a_week_is_crons_week(weekdays: str, days: str) -> None:
+    found = days_of(f"0 6 * * {weekdays}", "UTC", "2026-11-22T00:00", "2026-11-29T00:00")
+    assert [day.split()[0] for day in found] == days.split()
 
 
 def test_a_daily_time_comes_once_a_day_when_clocks_are_set() -> None:

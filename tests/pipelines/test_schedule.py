@@ -105,6 +105,29 @@ def test_a_clock_that_was_far_ahead_keeps_no_job_from_running(home: Home) -> Non
     assert ran.names == ["prune"]
 
 
+DAMAGED = [
+    5,
+    [],
+    {"prune": 7},
+    *(
+        {"prune": {"clock": "wall", "since_ms": bad}}
+        for bad in ("yesterday", [], -1e300, float("nan"), -(10**15), True)
+    ),
+    {"prune": {"clock": "wall", "since_ms": NOON, "ended_wall_ms": "x", "began_wall_ms": {}, "told": 5, "said": None}},
+]
+
+
+@pytest.mark.parametrize("table", DAMAGED)
+def test_a_table_that_was_damaged_stops_no_scheduler(home: Home, table: Any) -> None:
+    home.jobs.write_text(json.dumps({"jobs": table}))
+    ran = Ran()
+    scheduler = Scheduler(home, [job()], ran)
+    settle(scheduler, NOON)
+    settle(scheduler, NOON + HOUR)
+    assert ran.names == ["prune"]
+    assert row(home)["status"] == 0
+
+
 def test_weeks_of_events_pass_in_seconds(home: Home) -> None:
     """By the home's clock, which shows 0 until the first event, and begins to count at the first."""
     ran = Ran()
