@@ -39,7 +39,9 @@ LOOK_S = 20.0  # the longest sleep: a wall clock that was set is noticed within 
 EVENT_LOOK_S = 1.0  # an event clock runs as fast as events come
 BEAT_MS = 5_000  # how often the scheduler says that it lives
 DAY_MS = 86_400_000
-KEPT = ("since_ms", "began_wall_ms", "ended_wall_ms", "status", "said", "told")  # of an earlier life's rows
+MOMENTS, WORDS = ("since_ms", "began_wall_ms", "ended_wall_ms"), ("said", "told")
+KEPT = (*MOMENTS, "status", *WORDS)  # of an earlier life's rows
+FAR_MS = 1 << 47  # the year 6429: a later moment is none
 
 VERBS: dict[str, tuple[str, ...]] = {  # each job's words, as after `greenlight`; `schedule.<name>` is its time
     "experiment": ("experiment", "advance"),
@@ -95,8 +97,9 @@ class Scheduler:
         self.home, self.jobs, self._run_job = home, list(wanted), run_job
         self._late_minutes, self._tell = late_minutes, tell
         self._written: tuple[int, Any] = (0, None)
-        known = (read_json(home.jobs) or {}).get("jobs") or {}
-        self.table: dict[str, dict[str, Any]] = {job.name: _row(job, known.get(job.name)) for job in self.jobs}
+        known = (read_json(home.jobs) or {}).get("jobs")
+        rows = known if isinstance(known, dict) else {}
+        self.table: dict[str, dict[str, Any]] = {job.name: _row(job, rows.get(job.name)) for job in self.jobs}
 
     def step(self, wall: int, home_now: int) -> float:
         """Run one job that is due. wall, home_now: what the clocks show, in ms; how many seconds to sleep then."""
@@ -149,7 +152,15 @@ def _row(job: Job, known: dict[str, Any] | None) -> dict[str, Any]:
     """A job's line in `jobs.json`. since_ms, next_ms: by the job's own clock; next_ms: None for never."""
     earlier = known if isinstance(known, dict) and known.get("clock") == job.clock else {}
     fixed = {"command": job.command, "clock": job.clock, "minutes": job.minutes}
-    return fixed | {"next_ms": None, "running": False} | {name: earlier[name] for name in KEPT if name in earlier}
+    kept = {name: earlier[name] for name in KEPT if name in earlier and _is_ours(name, earlier[name])}
+    return fixed | {"next_ms": None, "running": False} | kept
+
+
+def _is_ours(name: str, value: Any) -> bool:
+    """Whether a scheduler wrote that: a file that was damaged keeps no job from running."""
+    if name in WORDS:
+        return isinstance(value, str)
+    return type(value) is int and (name not in MOMENTS or 0 <= value < FAR_MS)
 
 
 def _plan(job: Job, row: dict[str, Any], now: int) -> None:

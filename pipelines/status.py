@@ -22,6 +22,8 @@ from pipelines import health
 from pipelines.health import Part
 from serving.lag import lags
 
+NOT_OURS = (KeyError, TypeError, ValueError, AttributeError)  # what a file brings about that is not as we write it
+
 
 def parts(home: Home, settings: Settings) -> list[Part]:
     """Every part, in the order in which the loop fills them."""
@@ -70,7 +72,7 @@ def _checked(name: str, look: Callable[[Home], Part], home: Home) -> Part:
 def _all_checked(name: str, look: Callable[[Home], Iterator[Part]], home: Home) -> list[Part]:
     try:
         return list(look(home))
-    except (PlainError, OSError, sqlite3.Error, KeyError, TypeError, ValueError) as why:  # or a file that is not ours
+    except (PlainError, OSError, sqlite3.Error, *NOT_OURS) as why:
         return [
             Part(name, "broken", f"it cannot be told: {why or type(why).__name__}", _HELP.get(name, "greenlight up"))
         ]
