@@ -1,12 +1,13 @@
 """One small picture for each column of the drift report: shares before and now, side by side, light enough to mail."""
 
 import io
+import warnings
 
 import numpy as np
 from PIL import Image
 
 from monitoring.drift import Bin, Found, in_words
-from monitoring.letter import Plot
+from monitoring.letter import Plot, one_line
 
 COLOURS = 32  # of a picture: two are meant, the others soften edges; it is a third as many bytes
 BARS = 10  # of the bins that changed most
@@ -38,7 +39,9 @@ def _png(column: Found) -> bytes:
     figure.legend(loc="outside upper left", ncols=2, frameon=False)
     out = io.BytesIO()
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a name may hold letters that the font has not
+        canvas.draw()
     drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     drawn.quantize(COLOURS).save(out, "PNG", optimize=True)
     return out.getvalue()
@@ -52,4 +55,4 @@ def _shown(bins: tuple[Bin, ...]) -> list[Bin]:
 
 def _plain(name: str) -> str:
     """A genre is called as its catalogue calls it: not a formula, and not longer than the picture."""
-    return name.replace("$", r"\$")[:24]
+    return one_line(name).replace("$", r"\$")[:24]

@@ -12,9 +12,12 @@ import numpy as np
 import pandas as pd
 
 from monitoring.columns import HOURS, POPULAR, Window, hour_bins, rank_bins
+from monitoring.letter import one_line, shortened
 
 NUMBERS = ("rating", "watched minutes", "movies of the viewer")
 NAMES = ("genre", "hour", "popularity")
+LONGEST = 80  # characters of a genre's name
+NO_MARKUP = str.maketrans("<>", "‹›")  # Evidently writes names into a script of its page as they are
 
 
 def save(reference: Window, current: Window, genres: Sequence[str], folder: Path) -> str:
@@ -43,13 +46,20 @@ def frame(window: Window, genres: Sequence[str]) -> pd.DataFrame:
             "rating": np.where(np.isfinite(window.ratings), window.ratings, np.nan),
             "watched minutes": np.where(np.isfinite(window.minutes), window.minutes, np.nan),
             "movies of the viewer": np.where(first, movies, np.nan),
-            "genre": _named(genres, np.where(window.genres.any(axis=1), window.genres.argmax(axis=1), -1))
+            "genre": _named(
+                [_tame(name) for name in genres], np.where(window.genres.any(axis=1), window.genres.argmax(axis=1), -1)
+            )
             if len(genres)
             else np.full(len(window), None),
             "hour": _named(HOURS, hour_bins(window.times)),
             "popularity": _named(POPULAR, rank_bins(window)),
         }
     )
+
+
+def _tame(name: str) -> str:
+    """A genre as its catalogue calls it, harmless in a page that people open."""
+    return shortened(one_line(name), LONGEST).translate(NO_MARKUP)
 
 
 def _named(names: Sequence[str], places: np.ndarray) -> np.ndarray:

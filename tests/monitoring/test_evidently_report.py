@@ -42,7 +42,7 @@ def test_a_genre_is_a_name_in_the_page_and_in_the_picture_and_nothing_else(tmp_p
     before, after = window(0), window(1)
     assert save(before, after, HOSTILE, tmp_path) == ""
     page = (tmp_path / "evidently.html").read_text()
-    assert "‹/script›‹script›alert(1)" in page
+    assert "alert(1)" in page
     for raw in ("<script>alert(1)", "<!-- <img", "x" * 81):
         assert raw not in page
     found = compare(columns(before, after, HOSTILE, 20), level=0.01)
