@@ -29,6 +29,10 @@ LONGEST_NAME = 80  # characters
 RATIO_LEVEL = 0.01  # of a false alarm of the sample ratio, over the whole experiment
 RATIO_PRIOR = 100.0  # how sure the alternative is of the declared shares: as if it had seen so many viewers
 
+LEAST_USERS = 10  # of each arm: fewer are too easily all alike, and a spread of 0 would pass for certainty
+LONGEST_DAYS, LONGEST_WINDOW_HOURS = 3650.0, 8760.0  # ten years, a year
+ROUNDING = 1e-12  # of a mean, relative: closer than that are equal
+
 POWER = 0.99  # with which an A/B is planned to find the change that is worth finding
 
 Verdict = Literal["promote", "keep", "invalid", "cannot say"]
@@ -87,17 +91,21 @@ class Plan:
         object.__setattr__(self, "name", plain(self.name))
         rules = {
             f"metric {self.metric!r}: name one of {', '.join(METRICS)}": self.metric in METRICS,
-            f"margin {self.margin}: a finite number": math.isfinite(self.margin),
+            f"margin {self.margin}: a number between -1 and 1 million": abs(self.margin) <= 1e6,
             f"level {self.level}: between 0.5 and 1": 0.5 < self.level < 1,
-            f"effect {self.effect}: above 0": 0 < self.effect < math.inf,
-            f"min_days {self.min_days} and max_days {self.max_days}: 0 or more, and the maximum not below": (
-                0 <= self.min_days <= self.max_days < math.inf and self.max_days > 0
+            f"effect {self.effect}: above 0, and at most 100": 0 < self.effect <= 100,
+            f"min_days {self.min_days} and max_days {self.max_days}: 0 to {LONGEST_DAYS:g}, the maximum not below": (
+                0 <= self.min_days <= self.max_days <= LONGEST_DAYS and self.max_days > 0
             ),
-            f"min_users {self.min_users}: 2 or more": self.min_users >= 2,
+            f"min_users {self.min_users}: {LEAST_USERS} or more": self.min_users >= LEAST_USERS,
             f"share {self.share}: between 0 and 1": 0 < self.share < 1,
-            f"window_hours {self.window_hours}: above 0": 0 < self.window_hours < math.inf,
+            f"window_hours {self.window_hours}: above 0, and at most {LONGEST_WINDOW_HOURS:g}": (
+                0 < self.window_hours <= LONGEST_WINDOW_HOURS
+            ),
             f"max_slates_per_user_day {self.max_slates_per_user_day}: 1 or more": self.max_slates_per_user_day >= 1,
         }
+        names = [guard.name for guard in self.guardrails]
+        rules[f"guardrails {listed(names)}: each once"] = len(set(names)) == len(names)
         for guard in self.guardrails:
             rules[f"guardrail {guard.name!r}: name one of {', '.join(GUARDED)}"] = guard.name in GUARDED
             rules[f"guardrail {guard.name} {guard.loss}: a loss between 0 and 1"] = 0 < guard.loss < 1
@@ -239,11 +247,9 @@ def compare(champion: np.ndarray, challenger: np.ndarray, *, level: float, effec
     if min(len(champion), len(challenger)) < 2:
         return Bounds(_mean(challenger) - keep * _mean(champion), -math.inf, math.inf)
     error = _error(champion, challenger, keep)
-    estimate, width = (
-        float(challenger.mean() - keep * champion.mean()),
-        half_width(error, abs(effect * champion.mean()), level),
-    )
-    return Bounds(estimate, estimate - width, estimate + width)
+    before, after = keep * float(champion.mean()), float(challenger.mean())
+    width = half_width(error, abs(effect * float(champion.mean())), level) + ROUNDING * (abs(before) + abs(after))
+    return Bounds(after - before, after - before - width, after - before + width)
 
 
 def half_width(error: float, tuned: float, level: float) -> float:

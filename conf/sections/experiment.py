@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from conf.sections.section import Positive, Section
+from conf.sections.section import Section
 
 Guarded = Literal["likes", "clicks", "watch_minutes", "served"]
 GUARDRAILS: dict[Guarded, float] = {"served": 0.02, "watch_minutes": 0.2}
@@ -14,14 +14,14 @@ class Experiment(Section):
     """What came of slates, and how two arms are compared by it. What a plan declared holds until its end."""
 
     metric: Literal["likes", "clicks", "watch_minutes"] = "likes"  # per slate; a viewer's mean is what is compared
-    window_hours: Positive = 24  # after a slate, in which what happens to its movies counts for it
+    window_hours: Annotated[float, Field(gt=0, le=8760)] = 24  # after a slate, in which what happens counts for it
     max_slates_per_user_day: Annotated[int, Field(ge=1)] = 100  # a viewer with more on any UTC day is no person
-    margin: Annotated[float, Field(allow_inf_nan=False)] = 0.0  # to be better by, in units of the metric
+    margin: Annotated[float, Field(ge=-1e6, le=1e6)] = 0.0  # to be better by, in units of the metric
     level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95  # of the confidence sequence
-    effect: Positive = 0.1  # the change worth finding, as a share of the champion's mean: the sequence is tuned for it
-    min_days: Annotated[float, Field(ge=0)] = 7  # a whole week: weekends are not like other days
-    max_days: Positive = 28
-    min_users: Annotated[int, Field(ge=2)] = 200  # of each arm
+    effect: Annotated[float, Field(gt=0, le=100)] = 0.1  # worth finding, as a share of the champion's mean
+    min_days: Annotated[float, Field(ge=0, le=3650)] = 7  # a whole week: weekends are not like other days
+    max_days: Annotated[float, Field(gt=0, le=3650)] = 28
+    min_users: Annotated[int, Field(ge=10)] = 200  # of each arm
     guardrails: dict[Guarded, Annotated[float, Field(gt=0, lt=1)]] = Field(
         default_factory=lambda: {**GUARDRAILS}
     )  # the largest loss, as a share of the champion's mean, that may remain possible; served: from no fallback

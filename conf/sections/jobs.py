@@ -10,8 +10,8 @@ from conf.sections.section import Positive, Section, Share, known_zone, or_nothi
 class Drift(Section):
     """Has the audience moved?"""
 
-    window_days: Annotated[int, Field(ge=1)] = 7  # whole weeks: a weekend compared with a weekday always differs
-    level: Annotated[float, Field(gt=0, le=0.2)] = 0.01  # of a false alarm in any column of one run
+    window_days: Annotated[int, Field(ge=1, le=3650)] = 7  # whole weeks: a weekend always differs from a weekday
+    level: Annotated[float, Field(ge=0.0005, le=0.2)] = 0.01  # of a false alarm in any column of one run
     deals: Annotated[int, Field(ge=0, le=100_000)] = 2000  # permutations; never fewer than 3 x columns / level
     least_change: Share = 0.08  # of a column's shares; premieres change less than that every week, however certain
     min_viewers: Annotated[int, Field(ge=2)] = 50  # sampled, in each window

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BaseModel, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, le=1e8)]  # what is longer, no clock of Python waits for
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -27,7 +27,7 @@ def known_zone(zone: str) -> str:
     """The name of a time zone, if it is one."""
     try:
         ZoneInfo(zone)
-    except (ZoneInfoNotFoundError, ValueError) as why:
+    except (ZoneInfoNotFoundError, ValueError, OSError) as why:  # a folder of zones, a name that no file can have
         raise ValueError("no such time zone; use UTC or a name such as Europe/Berlin") from why
     return zone
 

@@ -23,6 +23,13 @@ def test_environment_overrides_the_file() -> None:
         ("GREENLIGHT_SERVING__PORT", "many", ["serving.port", "many"]),
         ("GREENLIGHT_CLOCK", "sundial", ["clock", "sundial", "event"]),
         ("GREENLIGHT_SERVING", "3", ["serving", "3"]),
+        ("GREENLIGHT_SCHEDULE__ZONE", "Europe", ["schedule.zone", "no such time zone"]),
+        ("GREENLIGHT_DATA__ZONE", "x" * 5000, ["data.zone", "no such time zone"]),
+        ("GREENLIGHT_MAIL__SMTP__TIMEOUT_S", "1e300", ["mail.smtp.timeout_s", "less than or equal"]),
+        ("GREENLIGHT_WORKERS__MAIL_EVERY_S", ".inf", ["workers.mail_every_s", "inf"]),
+        ("GREENLIGHT_DRIFT__LEVEL", "1e-12", ["drift.level", "0.0005"]),
+        ("GREENLIGHT_DRIFT__WINDOW_DAYS", "100000000000", ["drift.window_days", "3650"]),
+        ("GREENLIGHT_EXPERIMENT__MAX_DAYS", "1e305", ["experiment.max_days", "3650"]),
     ],
 )
 def test_a_bad_setting_is_named_with_the_rule(name: str, value: str, words: list[str]) -> None:
