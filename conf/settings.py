@@ -29,6 +29,9 @@ PREFIX = "GREENLIGHT_"
 NOT_SETTINGS = {"GREENLIGHT_HOME", "GREENLIGHT_CONF", "GREENLIGHT_REQUIRE_SERVICES"}  # read elsewhere, or by the tests
 SECRETS = ("cache.redis", "kafka.password", "mail.smtp.password")  # values that no message repeats
 
+# What the reader raises: a day of no month, a number with too many digits, a tag that lies, a tower of brackets.
+NOT_YAML = (yaml.YAMLError, ValueError, AttributeError, RecursionError)
+
 
 class SettingsError(PlainError):
     """A setting is unknown or out of range; the message names it, the value and the rule."""
@@ -100,7 +103,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: no such settings file (GREENLIGHT_CONF names `production` or a path)") from None
     except OSError as why:
         raise SettingsError(f"{path}: settings cannot be read: {why.strerror or why}") from why
-    except (yaml.YAMLError, UnicodeDecodeError) as why:
+    except NOT_YAML as why:
         raise SettingsError(f"{path}: not YAML{_place(why)}") from None
     if not isinstance(content, dict):
         raise SettingsError(
@@ -123,7 +126,7 @@ def _overrides(environment: dict[str, str]) -> dict[str, Any]:
             setting = ".".join([*sections, key])
             try:
                 place[key] = value if setting in SECRETS else yaml.safe_load(value)
-            except yaml.YAMLError as why:
+            except NOT_YAML as why:
                 raise SettingsError(
                     f"{name}{_shown(setting, value)}: not YAML{_place(why)}; text that begins so stands in quotes"
                 ) from None

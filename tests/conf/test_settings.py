@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -193,3 +194,13 @@ def test_no_number_of_the_settings_is_infinite() -> None:
         for text in (".inf", "-.inf", ".nan", "1e400"):
             with pytest.raises(SettingsError):
                 load({f"GREENLIGHT_{name}": text})
+
+
+@pytest.mark.parametrize("value", ["2024-13-01", "!!int x", "!!float x", "!!timestamp x", "9" * 5000, "[" * 5000])
+def test_what_yaml_begins_to_read_and_cannot_is_refused_as_no_yaml(value: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"GREENLIGHT_AUDIENCE__START.*: not YAML"):
+        load({"GREENLIGHT_AUDIENCE__START": value})
+    named = tmp_path / "s.yaml"
+    named.write_text(f"audience: {{start: {value}}}")
+    with pytest.raises(SettingsError, match=r"s\.yaml: not YAML"):
+        load({"GREENLIGHT_CONF": str(named)})
