@@ -22,7 +22,7 @@ SECRETS = tuple(  # what follows, or is, a secret; group 1 is left standing
     for pattern in (
         r"()\bgl_[a-z]{2,12}_[0-9a-z_]{10,}",  # our own keys: serving/keys.py
         r"(://)[^/\s@]+(?=@)",  # login and password in an address
-        r"((?:(?:api|access|private|signing)[ _-]?key|(?:[a-z]+[_-])?(?:token|passw(?:or)?d|secret))"
+        r"((?:(?:api|access|private|signing)[ _-]?key|token|passw(?:or)?d|secret)"
         r"(?:[\"']?\s*[=:]\s*|%3d|%3a)[\"']?)[^\s&\"',;]+",
         r"(\b(?:bearer|basic)\s+)[0-9a-z+/=._~-]{8,}",
         r"()\bA(?:KI|SI)A[0-9A-Z]{16}\b",

@@ -237,3 +237,9 @@ def test_tables_that_are_too_wide_for_columns_are_written_as_pairs() -> None:
     text, _, _ = parts(sent(Letter("moved", "", (Section("s", (), rows),))))
     assert "- column: genre" in text
     assert "  reason: none" in text
+
+
+def test_long_words_are_looked_through_once() -> None:
+    """With time quadratic in their length this takes minutes, which are a job's."""
+    words = Section("h", ("a" * 4000,) * 490)
+    assert len(compose(Letter("s", "x", (words,)), Mail()).as_bytes()) < LIMIT
