@@ -45,7 +45,7 @@ REFUSED, WRONG, INTERRUPTED = 1, 2, 130
 console = Console(stderr=True, highlight=False, emoji=False)  # progress and errors; results go to standard output
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
 CENTURY = 36_500.0  # days: no span that is asked for is longer, and none leaves what a clock can count
-SEED = typer.Option(help="Seed of everything that is drawn.")
+SEED = typer.Option(min=0, help="Seed of everything that is drawn.")
 EFFECT = typer.Option(help="Change worth finding, a share of the champion's mean.")
 REASON = typer.Option(help="Why, for the ledger.")
 
@@ -79,7 +79,7 @@ def demo(
     challenger: Annotated[
         Literal["retrained", "equal", "worse"], typer.Option(help="Who meets the champion in the A/B.")
     ] = "retrained",
-    weeks: Annotated[int, typer.Option(min=0, help="Live on for so many weeks instead of one A/B.")] = 0,
+    weeks: Annotated[int, typer.Option(min=0, max=520, help="Live on for so many weeks instead of one A/B.")] = 0,
     as_json: Json = False,
 ) -> int:
     """The whole loop, from nothing to a served, explained, gated recommender.
@@ -89,7 +89,8 @@ def demo(
     from pipelines.demo import run
 
     home = Home.from_environment(".greenlight/demo")
-    board = run(home, load(), source=source, seed=seed, once=once, challenger=challenger, weeks=weeks)
+    out = Console(highlight=False, stderr=as_json)  # standard output is JSON and nothing else then
+    board = run(home, load(), source=source, seed=seed, once=once, out=out, challenger=challenger, weeks=weeks)
     if as_json:
         _print(board, as_json=True)
     if not all(step["ok"] for step in board["steps"]):

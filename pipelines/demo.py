@@ -240,22 +240,24 @@ def run(
     source: str,
     seed: int,
     once: bool,
+    out: Console,
     challenger: Challenger = "retrained",
     weeks: int = 0,
 ) -> dict[str, Any]:
-    """Tell the story in a home of its own and return the scoreboard, which is also `demo.json` there."""
+    """Tell the story in a home of its own and return the scoreboard, which is also `demo.json` there, and shown on
+    `out`."""
     _claim(home)
     console = Console(stderr=True, highlight=False)
     demo = Demo(home, rehearsed(settings), source, seed, Story(console), challenger, weeks)
     try:
         with tethered(), demo.story:
-            demo.tell(lambda server: None if once else _stay(demo, server))
+            demo.tell(lambda server: None if once else _stay(demo, server, out))
     except PlainError as why:
         console.print(f"the demo stopped: {why}", markup=False, soft_wrap=True)
     finally:
         _save(demo)
     if once or demo.board["champion"] is None:
-        show(demo.board, Console(highlight=False))
+        show(demo.board, out)
     return demo.board
 
 
@@ -283,11 +285,10 @@ def _save(demo: Demo) -> None:
     (demo.home.root / "demo.json").write_text(json.dumps(demo.board, indent=2, ensure_ascii=False))
 
 
-def _stay(demo: Demo, server: Server) -> None:
+def _stay(demo: Demo, server: Server, out: Console) -> None:
     """Show the scoreboard and keep the service and the registry's pages up until Ctrl-C."""
     demo.story.close()
     _save(demo)
-    out = Console(highlight=False)
     show(demo.board, out)
     with serve_registry(demo.home, demo.settings) as registry:
         out.print(f"API       {server.url}/recommend/{demo.board['viewer']}")

@@ -142,9 +142,11 @@ def test_a_source_too_small_to_learn_from_ends_honestly(tmp_path: Path, greenlig
     (tmp_path / "ratings.csv").write_text(
         "userId,movieId,rating,timestamp\n" + "".join(f"{u},{u % 3},4.0,{1_700_000_000 + u}\n" for u in range(30))
     )
-    done = greenlight(tmp_path / "home", "demo", "--once", "--data", str(tmp_path / "ratings.csv"))
+    done = greenlight(tmp_path / "home", "demo", "--once", "--json", "--data", str(tmp_path / "ratings.csv"))
     assert done.returncode == 1
     board = json.loads((tmp_path / "home" / "demo.json").read_text())
+    assert json.loads(done.stdout) == board
+    assert "inputs" in done.stderr
     assert board["champion"] is None
     assert board["refused"][0]["gate"] == "inputs"
     assert "request_id" in board
