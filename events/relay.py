@@ -87,7 +87,11 @@ class Relay:
         """cluster: where the id of the cluster is noted, see `same_cluster`."""
         self.spool, self.conf, self._cluster = spool, conf, cluster
         self._lock = _alone(spool)
-        self._lines = deque(self._line(topic) for topic in KEYS)
+        try:
+            self._lines = deque(self._line(topic) for topic in KEYS)
+        except LogError:
+            os.close(self._lock)  # else this process would take itself for another relay
+            raise
         self._breaker = CircuitBreaker(FAILURES, FOREVER_S, exclude=[_not_kafkas], throw_new_error_on_trip=False)
         self._kafka: Producing | None = None
         self._room = 1  # records in flight: doubled as long as all goes well, up to `conf.in_flight`
@@ -135,7 +139,7 @@ class Relay:
         return count
 
     def close(self) -> None:
-        """Let go of Kafka and of the lock; what is under way is sent again by the next one."""
+        """Let go of Kafka and of the lock; what is under way, or cannot be committed, is sent again by the next one."""
         self._drop()
         try:
             with suppress(LogError):  # a full disk
@@ -311,13 +315,18 @@ def _wait(sent: Sent) -> None:
 
 def _alone(spool: LocalLog) -> int:
     """Be the only relay of a spool: an open file whose lock the kernel frees when this process ends."""
-    held = os.open(spool.path.with_name("relay.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    path = spool.path.with_name("relay.lock")
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(held, 0)
+            os.pwrite(held, str(os.getpid()).encode(), 0)
+        except OSError:
+            os.close(held)
+            raise
     except BlockingIOError:
-        other = os.pread(held, 20, 0).decode()
-        os.close(held)
-        raise RelayError(f"a relay of {spool.path} runs already, process {other}: one is enough") from None
-    os.ftruncate(held, 0)
-    os.pwrite(held, str(os.getpid()).encode(), 0)
+        raise RelayError(f"a relay of {spool.path} runs already, process {path.read_text()}: one is enough") from None
+    except OSError as why:
+        raise LogError(f"{path} cannot be used: {why.strerror or why}") from why
     return held

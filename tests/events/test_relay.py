@@ -244,6 +244,19 @@ def test_two_relays_of_a_spool_never_run_at_once(spool: LocalLog, conf: Kafka) -
     Relay(spool, conf).close()
 
 
+def test_one_that_could_not_begin_is_in_nobodys_way(spool: LocalLog, tmp_path: Path) -> None:
+    conf = Kafka(servers="127.0.0.1:9")
+    spool.close()
+    with pytest.raises(LogError, match="reading"):
+        Relay(spool, conf)
+    with LocalLog(spool.path) as again:
+        Relay(again, conf).close()
+        (tmp_path / "relay.lock").unlink()
+        (tmp_path / "relay.lock").mkdir()
+        with pytest.raises(LogError, match=r"relay\.lock cannot be used: Is a directory"):
+            Relay(again, conf)
+
+
 def test_a_poisonous_record_goes_to_the_dead_letter_and_stops_nobody(spool: LocalLog, conf: Kafka) -> None:
     with closing(KafkaAdminClient(**client(conf))) as admin:
         small = {"max.message.bytes": "4000"}  # less than a batch, so that Kafka refuses what stands beside it too

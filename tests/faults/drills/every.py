@@ -1,6 +1,15 @@
 """All drills, in the order of the table. A new one is a file with `DRILLS`, and a name here."""
 
-from tests.faults.drills import every_step, kill_archive, kill_serving, outages, poison, power_loss, small_disk
+from tests.faults.drills import (
+    every_exchange,
+    every_step,
+    kill_archive,
+    kill_serving,
+    outages,
+    poison,
+    power_loss,
+    small_disk,
+)
 
 DRILLS = (
     *power_loss.DRILLS,
@@ -10,4 +19,5 @@ DRILLS = (
     *kill_serving.DRILLS,
     *kill_archive.DRILLS,
     *outages.DRILLS,
+    *every_exchange.DRILLS,
 )

@@ -130,11 +130,16 @@ def every(cycle: Cycle, folder: Path, cycles: int) -> Tally:
         assert sum(happened) > cycles / 2, "too few of the faults happened"  # a run now and then has fewer calls
         return tally
     for kind in KINDS:
-        for nth in itertools.count(1):
-            happened = [one(fault, tally).injected for fault in _at(kind, nth)]
-            if not any(happened):
-                break
+        until_clean(lambda fault: one(fault, tally).injected, partial(_at, kind))
     return tally
+
+
+def until_clean(happens: Callable[[Fault], bool], at: Callable[[int], list[Fault]]) -> None:
+    """All faults at the first call, the second, … until none of them happens, as there are no more calls."""
+    for nth in itertools.count(1):
+        happened = [happens(fault) for fault in at(nth)]
+        if not any(happened):
+            break
 
 
 def _some(clean: Ended, cycles: int) -> list[Fault]:

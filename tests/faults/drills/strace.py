@@ -56,12 +56,17 @@ class Ended:
 
     @property
     def injected(self) -> bool:
-        return "(INJECTED)" in self.trace or "+++ killed by SIGKILL +++" in self.trace
+        return injected(self.trace)
 
     def most(self, calls: str) -> int:
         """How often the thread that made these calls most often did."""
         wanted = set(calls.split(","))
         return max(Counter(thread for thread, call in CALL.findall(self.trace) if call in wanted).values(), default=0)
+
+
+def injected(trace: str) -> bool:
+    """Whether the fault happened."""
+    return "(INJECTED)" in trace or "+++ killed by SIGKILL +++" in trace
 
 
 def run(module: str, arguments: Iterable[str], fault: Fault, on: Iterable[Path], folder: Path) -> Ended:

@@ -10,12 +10,13 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import orjson
+import psutil
 from kafka import KafkaConsumer, TopicPartition
 
 from conf.home import Home
@@ -44,10 +45,13 @@ class Process:
         self.module, self._environment = module, home.environment_of(settings)
         self.log = home.root / f"{module}.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._begun = 0  # where what it says now begins
 
-    def start(self) -> None:
+    def start(self, *before: str) -> None:
+        """before: the beginning of the command, where another program is to run it."""
         with self.log.open("ab") as output:
-            command = [sys.executable, "-m", self.module]
+            self._begun = output.tell()
+            command = [*before, sys.executable, "-m", self.module]
             self._process = subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=output, stderr=output)
 
     def kill(self) -> None:
@@ -56,10 +60,28 @@ class Process:
         self._process.kill()
         self._process.wait()
 
-    def assert_alive(self) -> None:
+    def end(self) -> int:
+        """Ask it to end, as an operator does, or the process that another program runs; its status."""
         assert self._process is not None
-        said = self.log.read_text(errors="replace")[-4000:]
-        assert self._process.poll() is None, f"{self.module} ended: {said}"
+        with suppress(psutil.NoSuchProcess):
+            asked = psutil.Process(self._process.pid)
+            for process in asked.children() or [asked]:
+                process.terminate()
+        try:
+            return self._process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.module} does not end: {self.said()[-4000:]}") from None
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def said(self) -> str:
+        """Since it was started."""
+        return self.log.read_bytes()[self._begun :].decode(errors="replace")
+
+    def assert_alive(self) -> None:
+        assert self.alive, f"{self.module} ended: {self.said()[-4000:]}"
 
 
 class Stream:
@@ -119,6 +141,16 @@ class Stream:
         self.tally.check(self._in_kafka, self._seen)
         assert not self.tally.acknowledged - set(self._seen), "the mirror does not hold all that was acknowledged"
 
+    def write(self, count: int) -> None:
+        """So many events, at once."""
+        with LocalLog(self.home.log) as spool:
+            self._append(spool, count)
+
+    @property
+    def through(self) -> bool:
+        """Whether the mirror holds all that was written, and the relay knows that Kafka does."""
+        return reached(self.home, self.settings) is not None and not self._waiting()
+
     @property
     def delivered(self) -> int:
         """The offset of the spool up to which everything is in Kafka."""
@@ -128,26 +160,29 @@ class Stream:
     def _write(self, over: threading.Event) -> None:
         with LocalLog(self.home.log) as spool:
             while not over.wait(PAUSE_S):
-                numbers = list(itertools.islice(self._numbers, self._chance.choice(BATCHES)))
-                viewers = [f"viewer-{number % VIEWERS}" for number in numbers]
-                batch = [
-                    rating(f"e{number}").model_copy(update={"user_id": viewer})
-                    for number, viewer in zip(numbers, viewers, strict=True)
-                ]
-                self.tally.sent.update(event.event_id for event in batch)
-                spool.append(EVENTS, batch)
-                self.tally.acknowledged.update(event.event_id for event in batch)
+                self._append(spool, self._chance.choice(BATCHES))
+
+    def _append(self, spool: LocalLog, count: int) -> None:
+        numbers = list(itertools.islice(self._numbers, count))
+        viewers = [f"viewer-{number % VIEWERS}" for number in numbers]
+        batch = [
+            rating(f"e{number}").model_copy(update={"user_id": viewer})
+            for number, viewer in zip(numbers, viewers, strict=True)
+        ]
+        self.tally.sent.update(event.event_id for event in batch)
+        spool.append(EVENTS, batch)
+        self.tally.acknowledged.update(event.event_id for event in batch)
 
     def _settle(self) -> None:
         until = time.monotonic() + PATIENCE_S
-        while reached(self.home, self.settings) is None or self._waiting():
+        while not self.through:
             self.relay.assert_alive()
             self.mirror.assert_alive()
             assert time.monotonic() < until, f"{PATIENCE_S:g} s after all was mended: {self._said()}"
             time.sleep(0.05)
 
     def _said(self) -> str:
-        said = (process.log.read_text(errors="replace")[-2000:] for process in (self.relay, self.mirror))
+        said = (process.said()[-2000:] for process in (self.relay, self.mirror))
         state = self.home.kafka.read_text() if self.home.kafka.exists() else "no state"
         return "\n".join([f"{self._waiting():,} records wait in the spool; {state}", *said])
 
