@@ -7,7 +7,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,29 @@ def drain(relay: Relay) -> None:
     until(lambda: relay.state == "closed" and relay.lag == 0, relay)
 
 
+def within(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + LIMIT_S
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.003)
+
+
+@contextmanager
+def relaying(spool: LocalLog, conf: Kafka) -> Iterator[None]:
+    """A relay in a process of its own, killed with -9 in the end."""
+    process = subprocess.Popen([sys.executable, "-c", PROCESS, str(spool.path), conf.model_dump_json()])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def written(broker: Any, conf: Kafka) -> int:
+    """Bytes of all topics of ours on a broker's disk."""
+    return sum(file.stat().st_size for file in broker.node.folder.rglob(f"{conf.topic_prefix}*/*.log"))
+
+
 def in_kafka(conf: Kafka, topic: str = EVENTS) -> list[Any]:
     """All records of a topic: partition by partition, each in its order."""
     with closing(KafkaConsumer(**client(conf), auto_offset_reset="earliest", enable_auto_commit=False)) as consumer:
@@ -145,15 +168,11 @@ def test_what_is_killed_sends_again_what_was_not_committed_and_nothing_is_missin
     """Killed while the broker hangs and more comes in: what was handed over then is not delivered."""
     conf = broker.conf(topic_prefix="killed", in_flight=4000)
     sent = fill(spool, 6000)
-    command = [sys.executable, "-c", PROCESS, str(spool.path), conf.model_dump_json()]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        end = time.monotonic() + LIMIT_S
-        while spool.committed(EVENTS, GROUP) == 0 and time.monotonic() < end:
-            time.sleep(0.003)
+    with relaying(spool, conf):
+        within(lambda: spool.committed(EVENTS, GROUP) > 0)
         broker.process.send_signal(signal.SIGSTOP)
         sent += fill(spool, 4000, start=len(sent))
         time.sleep(3 * COMMIT_S)
-        process.kill()
     broker.kill()  # with what its connections still hold
     broker.start()
     committed = spool.committed(EVENTS, GROUP)
@@ -164,6 +183,26 @@ def test_what_is_killed_sends_again_what_was_not_committed_and_nothing_is_missin
     events = in_kafka(conf)
     assert set(ids(events)) == set(sent)
     assert in_order(events)
+
+
+def test_what_came_through_elsewhere_is_not_committed_past_what_hangs(spool: LocalLog, tmp_path: Path) -> None:
+    """Of two brokers, each with some of the partitions, one stops answering: what goes to the other comes through."""
+    faults = load_file(Path(__file__).parents[1] / "faults" / "broker.py")
+    with faults.cluster(tmp_path, 2) as (answers, hangs):
+        conf = answers.conf(topic_prefix="halves", partitions=6, timeout_s=60)
+        sent = fill(spool, 500)
+        with relaying(spool, conf):
+            within(lambda: spool.committed(EVENTS, GROUP) == len(sent))
+            before = written(answers, conf)
+            hangs.process.send_signal(signal.SIGSTOP)
+            sent += fill(spool, 500, start=len(sent))
+            within(lambda: written(answers, conf) > before)
+            time.sleep(3 * COMMIT_S)
+        hangs.kill()  # with what its connections still hold
+        hangs.start()
+        with closing(Relay(spool, conf)) as relay:
+            drain(relay)
+        assert set(ids(in_kafka(conf))) == set(sent)
 
 
 def test_evt_05_after_an_outage_it_goes_on_by_itself(spool: LocalLog, broker: Any) -> None:
