@@ -28,7 +28,7 @@ from events.kafka_partitions import Moved, Partitions, Place, Span, Stored
 from events.kafka_topics import known_cluster
 from events.local_log import LocalLog
 from events.log import LogError
-from events.reading import known_to_hold, mirror_of, opened, spool_mark
+from events.reading import RELAY, known_to_hold, mirror_of, opened, spool_mark
 
 log = logging.getLogger("greenlight.mirroring")
 
@@ -37,7 +37,6 @@ AGAIN_S = 1.0  # after Kafka could not be read
 BATCH_AGAIN_S = 10.0  # the same while the spool is read: a try may take as long as `kafka.timeout_s`
 LARGEST = 1 << 20  # bytes of a record: ours have a few hundred
 KEPT = 10_000  # of a larger one, in the dead letter; Kafka has the rest
-RELAY = "relay"  # the spool's group, whose offset tells what is in Kafka
 
 Source = Literal["kafka", "spool"]
 

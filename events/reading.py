@@ -13,7 +13,7 @@ from conf.settings import Settings
 from events.event import TOPICS
 from events.local_log import LocalLog
 
-ARCHIVE = "archive"  # the group of events/archive.py
+ARCHIVE, RELAY, MIRROR = "archive", "relay", "mirror"  # groups, named here for those who shall not load their libraries
 
 
 def reading_log(home: Home, settings: Settings) -> Path:

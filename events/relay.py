@@ -36,10 +36,11 @@ from events.kafka_topics import ensure_topics, same_cluster, topic_name
 from events.local_log import LocalLog
 from events.log import LogError
 from events.producing import REFUSED, Failure, Producing
+from events.reading import RELAY
 
 log = logging.getLogger("greenlight.relay")
 
-GROUP = "relay"
+GROUP = RELAY
 KEYS = {EVENTS: "user_id", CATALOGUE: "movie_id", IMPRESSIONS: "user_id", DEAD_LETTER: "event_id"}
 FAILURES = 1  # until the breaker opens: the client has tried for `timeout_s` by then
 FOREVER_S = 1e9  # pybreaker waits by the wall clock, which jumps: the waiting is done here

@@ -9,14 +9,11 @@ from pathlib import Path
 
 from conf.home import Home
 from conf.settings import Settings
-from events.archive import GROUP as ARCHIVE
 from events.clock import wall_ms
 from events.event import TOPICS
 from events.local_log import LocalLog
-from events.reading import known_to_hold, reading_log
+from events.reading import ARCHIVE, MIRROR, RELAY, known_to_hold, reading_log
 
-RELAY, MIRROR = "relay", "mirror"  # the spool's groups (events/relay.py, events/mirror.py), named here for those who
-# shall not load Kafka's client
 HOUR_MS = 3_600_000
 
 

@@ -28,6 +28,7 @@ SERVICE = "greenlight"
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = (
     "conf/*.py",
+    "conf/sections/*.py",
     "conf/*.yaml",
     "events/*.py",
     "models/*.py",

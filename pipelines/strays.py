@@ -3,9 +3,10 @@
 import contextlib
 import os
 import signal
+import time
 from pathlib import Path
 
-PASSES = 5  # one that is seen may start another before it dies
+PATIENCE_S, PAUSE_S = 5.0, 0.01  # one that is seen may start another before it dies, which takes it a moment
 
 
 def end_strays(folder: Path) -> None:
@@ -14,17 +15,17 @@ def end_strays(folder: Path) -> None:
 
 
 def end_marked(mark: str) -> int:
-    """Kill every process that was started with the variable `mark` (`NAME=value`), or by one that was; how many."""
-    ended = 0
-    for _ in range(PASSES):
-        found = marked(mark)
-        if not found:
-            break
-        ended += len(found)
+    """Kill every process that was started with the variable `mark` (`NAME=value`), or by one that was, and see them
+    gone; how many."""
+    ended: set[int] = set()
+    until = time.monotonic() + PATIENCE_S
+    while (found := marked(mark)) and time.monotonic() < until:
+        ended.update(found)
         for process in found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(process, signal.SIGKILL)
-    return ended
+        time.sleep(PAUSE_S)
+    return len(ended)
 
 
 def marked(mark: str) -> list[int]:

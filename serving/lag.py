@@ -16,8 +16,7 @@ from events.clock import wall_ms
 from events.event import TOPICS
 from events.local_log import LocalLog
 from events.log import LogError
-from events.reading import on_the_way, reading_log
-from events.retention import RELAY
+from events.reading import RELAY, on_the_way, reading_log
 from events.state import TOPICS as LIVE
 from monitoring.lag import Behind
 from serving.report import reports
