@@ -33,9 +33,11 @@ SOURCE = (
     "events/*.py",
     "models/*.py",
     "serving/*.py",
+    "monitoring/__init__.py",
+    "monitoring/lag.py",
     *(
         f"mlflow_server/{name}.py"
-        for name in ("__init__", "depot", "in_charge", "ledger", "release", "topk", "viewers")
+        for name in ("__init__", "depot", "in_charge", "ledger", "refreshed", "release", "topk", "viewers")
     ),
 )
 REQUIREMENTS = (

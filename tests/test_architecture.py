@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.package import SOURCE
+
 ROOT = Path(__file__).parents[1]
 ORDER = ("conf", "events", "models", "mlflow_server", "monitoring", "serving", "pipelines", "greenlight", "benchmarks")
 ALLOWED = {  # who may import what; a name that ends in / is a folder
@@ -88,3 +90,19 @@ def test_only_conf_reads_the_environment() -> None:
 def test_every_package_is_installed() -> None:
     find = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
     assert {pattern.removesuffix("*") for pattern in find} == set(ORDER) - {"greenlight", "benchmarks"}
+
+
+def test_a_bento_has_every_file_of_ours_that_its_files_import() -> None:
+    inside = {path for pattern in SOURCE for path in ROOT.glob(pattern)}
+    lacking = {
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in inside
+        if path.suffix == ".py"
+        for name in imports(path)
+        if name.split(".")[0] in ORDER and not {_file(name), ROOT / Path(*name.split("."), "__init__.py")} & inside
+    }
+    assert lacking == set()
+
+
+def _file(name: str) -> Path:
+    return ROOT / Path(*name.split(".")).with_suffix(".py")
