@@ -4,13 +4,16 @@ Every peer is given events of the same kind and stores their JSON. They take tur
 is compared are medians of one run.
 """
 
+import multiprocessing
 import os
 import random
 import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import count
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -110,19 +113,34 @@ STORES: dict[str, Callable[[Path, Kafka], Store]] = {
 
 def appends(folder: Path, conf: Kafka, batch: int, seconds: float) -> dict[str, Took]:
     """Appends of `batch` events by one caller. The stores take turns, append by append, in random order: noise hits all
-    alike, and so does what a sync leaves for the next one."""
-    conf, fresh = own_topics(conf), events()
-    stores = {name: make(folder, conf) for name, make in STORES.items()}
-    times: dict[str, list[float]] = {name: [] for name in stores}
-    until = time.perf_counter() + seconds
-    try:
+    alike, and so does what a sync leaves for the next one. Each has a process of its own: no other's threads run in it.
+    """
+    conf, spawn = own_topics(conf), multiprocessing.get_context("spawn")
+    times: dict[str, list[float]] = {name: [] for name in STORES}
+    with ExitStack() as stack:
+        turns = {}
+        for name in STORES:
+            turns[name], theirs = spawn.Pipe()
+            process = spawn.Process(target=_take_turns, args=(name, folder, conf, batch, theirs), daemon=True)
+            process.start()
+            stack.callback(process.join)
+            stack.callback(turns[name].send, False)
+        until = time.perf_counter() + seconds
         while time.perf_counter() < until:
-            for name, store in random.sample(list(stores.items()), len(stores)):
-                times[name].append(_timed(store, [next(fresh) for _ in range(batch)]))
-    finally:
-        for store in stores.values():
-            store.close()
-    return {name: _took(batch, sorted(each)) for name, each in times.items()}
+            for name in random.sample(list(STORES), len(STORES)):
+                turns[name].send(True)
+                times[name].append(turns[name].recv())
+    return {name: _took(batch, sorted(each[1:])) for name, each in times.items()}  # the first one opens things
+
+
+def _take_turns(name: str, folder: Path, conf: Kafka, batch: int, turns: Connection) -> None:
+    store, fresh = STORES[name](folder, conf), events()
+    while turns.recv():
+        given = [next(fresh) for _ in range(batch)]
+        begun = time.perf_counter()
+        store.append(given)
+        turns.send(time.perf_counter() - begun)
+    store.close()
 
 
 def drains(folder: Path, conf: Kafka, backlog: int, rounds: int) -> tuple[list[float], list[float]]:
@@ -162,12 +180,6 @@ def own_topics(conf: Kafka) -> Kafka:
 
 def _body(event: Rating) -> bytes:
     return encode(event).encode()
-
-
-def _timed(store: Store, events: Sequence[Rating]) -> float:
-    begun = time.perf_counter()
-    store.append(events)
-    return time.perf_counter() - begun
 
 
 def _took(batch: int, ordered: list[float]) -> Took:
