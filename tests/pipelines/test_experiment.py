@@ -395,7 +395,7 @@ def test_hostile_names_are_harmless_everywhere(place: Home) -> None:
     out, err = verb.communicate(timeout=300)
     assert verb.returncode == 0, err
     salt = town.lines(place, "promotion")[-1].hash
-    lived(place, salt, 0, np.random.default_rng(0))
+    lived(place, salt, 0, np.random.default_rng(0), challenger=1.0)  # far from the margin, whoever sees it
     verb = greenlight(place, "experiment", "status")
     out, err = verb.communicate(timeout=300)
     assert verb.returncode == 0, err
