@@ -1,4 +1,4 @@
-"""What it takes to store events: the local log beside bare parts of it, and the relay beside a bare producer.
+"""What it takes to store events: the local log, the relay and the mirror, each beside bare parts of it.
 
 Every peer is given events of the same kind and stores their JSON. They take turns, so that noise hits all alike; what
 is compared are medians of one run.
@@ -17,14 +17,18 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from kafka import KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer
 
+from conf.home import Home
 from conf.sections.kafka import Kafka
+from conf.settings import Settings
 from events.codecs import encode
 from events.event import EVENTS, Rating
 from events.kafka_link import client
 from events.kafka_topics import ensure_topics, topic_name
 from events.local_log import LocalLog
+from events.log import BATCH
+from events.mirror import Mirror
 from events.producing import BATCH_BYTES, LINGER_MS
 from events.relay import Relay
 
@@ -143,9 +147,18 @@ def _take_turns(name: str, folder: Path, conf: Kafka, batch: int, turns: Connect
     store.close()
 
 
-def drains(folder: Path, conf: Kafka, backlog: int, rounds: int) -> tuple[list[float], list[float]]:
-    """Records a second, by round: of the relay, from a spool with a backlog, and of a bare producer."""
-    relayed, bare = [], []
+class Drained(NamedTuple):
+    """Records a second, by round."""
+
+    relay: list[float]  # from a spool with a backlog
+    producer: list[float]  # the same records, out of memory
+    mirror: list[float]  # of what the relay sent, into its own log
+    consumer: list[float]  # the same, stored nowhere
+
+
+def drains(folder: Path, conf: Kafka, backlog: int, rounds: int) -> Drained:
+    """A backlog sent by the relay and read by the mirror, beside bare clients."""
+    found = Drained([], [], [], [])
     with LocalLog(folder / "backlog.db") as spool:
         fresh = events()
         for _ in range(0, backlog, 10_000):
@@ -156,9 +169,12 @@ def drains(folder: Path, conf: Kafka, backlog: int, rounds: int) -> tuple[list[f
         place.mkdir()
         with sqlite3.connect(folder / "backlog.db") as whole, sqlite3.connect(place / "log.db") as copy:
             whole.backup(copy)
-        relayed.append(_relayed(place / "log.db", own_topics(conf), len(bodies)))
-        bare.append(_bare(bodies, own_topics(conf)))
-    return relayed, bare
+        through = own_topics(conf)
+        found.relay.append(_relayed(place / "log.db", through, len(bodies)))
+        found.producer.append(_produced(bodies, own_topics(conf)))
+        found.mirror.append(_mirrored(Home(root=place / "home").open(), through, len(bodies)))
+        found.consumer.append(_consumed(through, len(bodies)))
+    return found
 
 
 def events() -> Iterator[Rating]:
@@ -197,7 +213,7 @@ def _relayed(spool: Path, conf: Kafka, records: int) -> float:
     return records / took
 
 
-def _bare(bodies: list[bytes], conf: Kafka) -> float:
+def _produced(bodies: list[bytes], conf: Kafka) -> float:
     """The same batches as the relay's, with keys that are there already, nothing bounded and nothing committed."""
     keys, topic = [b"viewer-%d" % (n % 5000) for n in range(len(bodies))], topic_name(conf, EVENTS)
     begun = time.perf_counter()
@@ -210,3 +226,23 @@ def _bare(bodies: list[bytes], conf: Kafka) -> float:
     took = time.perf_counter() - begun
     producer.close()
     return len(bodies) / took
+
+
+def _mirrored(home: Home, conf: Kafka, records: int) -> float:
+    """Each stored durably, with its id, and with how far was read."""
+    mirror, begun = Mirror(home, Settings(kafka=conf)), time.perf_counter()
+    while mirror.stored < records:
+        mirror.step()
+    took = time.perf_counter() - begun
+    mirror.close()
+    return records / took
+
+
+def _consumed(conf: Kafka, records: int) -> float:
+    begun, count = time.perf_counter(), 0
+    consumer = KafkaConsumer(topic_name(conf, EVENTS), **client(conf, auto_offset_reset="earliest"))
+    while count < records:
+        count += sum(len(found) for found in consumer.poll(1000, max_records=BATCH).values())
+    took = time.perf_counter() - begun
+    consumer.close()
+    return records / took
