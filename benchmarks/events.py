@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import outage, storing
-from benchmarks.load import Result
+from benchmarks.load import Result, tail_ratios
 from conf.sections.kafka import Kafka
 from tests.faults.broker import Broker
 from tests.faults.proxied import proxied
@@ -106,7 +106,7 @@ def tails(found: dict[str, list[Result]], args: argparse.Namespace) -> int:
     table, missed = _table(title, "Kafka", "req/s", "p50 ms", "p99 ms", "p99 of up", "least", "most", "failed"), 0
     for state, rounds in found.items():
         rps, p50, p99 = (statistics.median(getattr(r, field) for r in rounds) for field in ("rps", "p50_ms", "p99_ms"))
-        ratio, failed = outage.ratios(found, state), sum(r.failures for r in rounds)
+        ratio, failed = tail_ratios(rounds, found["up"]), sum(r.failures for r in rounds)
         missed += not ratio[0] <= MOST_P99 or failed > 0
         table.add_row(state, f"{rps:,.0f}", f"{p50:.2f}", f"{p99:.2f}", *(f"{x:.2f}" for x in ratio), str(failed))
     out.print(table)

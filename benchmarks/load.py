@@ -7,6 +7,7 @@ was still in flight counts from when it was due, so a stall is felt by all whom 
 
 import asyncio
 import json
+import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -38,6 +39,12 @@ class Result:
     p50_ms: float
     p99_ms: float
     max_ms: float
+
+
+def tail_ratios(rounds: list[Result], base: list[Result]) -> tuple[float, float, float]:
+    """p99 of one kind of round over that of another, round by round: median, least, most."""
+    each = [one.p99_ms / other.p99_ms for one, other in zip(rounds, base, strict=True)]
+    return statistics.median(each), min(each), max(each)
 
 
 class Connection(asyncio.Protocol):

@@ -1,7 +1,6 @@
 """What viewers feel of Kafka: `greenlight up` with a broker behind a proxy, up, down, and one that never answers."""
 
 import json
-import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -76,12 +75,6 @@ def rounds(site: Site, number: int, seconds: float, rate: float, events: int) ->
         order.append(order.pop(0))
     site.proxy.remove()
     return found
-
-
-def ratios(found: dict[str, list[Result]], state: str) -> tuple[float, float, float]:
-    """p99 in a state over p99 with Kafka up, round by round: median, least, most."""
-    each = [other.p99_ms / with_it.p99_ms for other, with_it in zip(found[state], found["up"], strict=True)]
-    return statistics.median(each), min(each), max(each)
 
 
 def catch_up(site: Site, outage_s: float, events: int) -> tuple[Poured, float]:
