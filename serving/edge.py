@@ -35,6 +35,7 @@ from serving.intake import Intake
 from serving.journal import Journal, RequestIds
 from serving.lag import lags
 from serving.metrics import Metrics
+from serving.passing import SLATES
 from serving.pool import CallerGone
 from serving.reading import JSON, TEXT, ASGIApp, Call, Message, Receive, Refused, Reply, Scope, Send
 from serving.shelf import Shelf
@@ -185,7 +186,8 @@ class Edge:
         return self._answering
 
     async def _recommend(self, call: Call) -> Reply:
-        return await (self.answering.post if call.scope["method"] == "POST" else self.answering.get)(call)
+        with SLATES:
+            return await (self.answering.post if call.scope["method"] == "POST" else self.answering.get)(call)
 
     # Health -------------------------------------------------------------------------------------------------------
 

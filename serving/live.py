@@ -5,7 +5,6 @@ nothing. One thread applies; requests read at any time: a pair of viewer and mov
 replaced whole.
 """
 
-import time
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
@@ -17,11 +16,11 @@ from mlflow_server.release import Manifest, Popular
 from mlflow_server.viewers import Met, Viewers
 from models.interactions import Catalogue, Histories, LiveCounts
 from serving.pairs import history_with, met_after
+from serving.passing import SLATES
 from serving.tally import Tally
 
 BATCH = 500  # acts of one `follow`: a few milliseconds
-SLICE = 50  # acts between two pauses: a request waits no longer than for these
-PAUSE_S = 0.0001  # lets the event loop have the interpreter; a sleep of 0 gives it up and takes it back at once
+SLICE = 50  # acts between two looks at whether a slate is being made: it waits no longer than for these
 MAX_NEW_MOVIES = 10_000  # beyond the release's: a stream of invented ids must not fill the memory
 SETTLE_MS = 1_000  # between two publications of counts and ranking
 ORDER_MS = 2_000  # between two looks at whether the ranking's order has changed
@@ -151,7 +150,7 @@ class Live:
                 if act.movie_id:
                     self._interaction(act)
             if number % SLICE == 0:
-                time.sleep(PAUSE_S)
+                SLATES.wait()
 
     def settle(self, wall_ms: int) -> None:
         """Publish counts and ranking as of the home's now, where that is due. Cheap where nothing changed."""
