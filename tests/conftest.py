@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ from models.shelf import load_file
 from pipelines.broker import BrokerError, java
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test workers share two cores
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:  # under nohup or in the background; what tests start must hear it
+        signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture
