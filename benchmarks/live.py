@@ -2,9 +2,10 @@
 
 `greenlight up` runs whole (registry, API with two workers, archive, reconcile, schedule) on MovieTweetings. Paced
 requests go on while, one after the other, nothing else happens; events pour in; a bare loop takes a core; the archive
-writes; releases are swapped. Rounds alternate. Every slate is made for its request: kept ones would shorten the tail at rest, where they
-stay fresh, and hardly that beside events and swaps, where they do not. Then: seconds from an event to its effect, from
-a promotion to every worker, and events poured as fast as the target asks for a minute, with memory and what was stored.
+writes; releases are swapped. Rounds alternate. Every slate is made for its request: kept ones would shorten the tail at
+rest, where they stay fresh, and hardly that beside events and swaps, where they do not. Then: seconds from an event to
+its effect, from a promotion to every worker, and events poured as fast as the target asks for a minute, with memory and
+what was stored.
 """
 
 import argparse
