@@ -162,7 +162,10 @@ def slates(model: Recommender, histories: Histories, live: LiveCounts, now_ms: i
         if chances is not None and len(best) >= DISCOVERY_PLACE:
             draw = _discovery(chances[viewer], histories, viewer, live, now_ms, best[:k])
             if draw is not None:
-                best = np.insert(best[best != draw], DISCOVERY_PLACE - 1, draw)[: len(best)]
+                others = best[best != draw]
+                best = np.concatenate([others[: DISCOVERY_PLACE - 1], [draw], others[DISCOVERY_PLACE - 1 :]])[
+                    : len(best)
+                ]
         items[viewer, : len(best)] = best
         picked[viewer, : len(best)] = row[best]
     return Slates(items, picked, faults)

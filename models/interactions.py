@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
+from itertools import pairwise
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -226,6 +227,18 @@ class Histories:
     def seen(self, viewer: int) -> np.ndarray:
         """Codes of all the items that viewer number `viewer` of the batch has interacted with."""
         return self.seen_items[self.seen_indptr[viewer] : self.seen_indptr[viewer + 1]]
+
+
+def weighted_sums(weights: np.ndarray, codes: np.ndarray, indptr: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(viewers, m): for each viewer the sum of `rows` (items, m) at the viewer's part of `codes`, by weight.
+
+    One viewer at a time and not by BLAS, which rounds one row and many differently: nobody's sums depend on who else is
+    in the batch. For one viewer this takes a quarter of the time of a sparse matrix, which is mostly making one.
+    """
+    sums = np.empty((len(indptr) - 1, rows.shape[1]), rows.dtype)
+    for viewer, (start, stop) in enumerate(pairwise(indptr.tolist())):
+        np.einsum("n,nm->m", weights[start:stop], rows.take(codes[start:stop], axis=0), out=sums[viewer])
+    return sums
 
 
 RECENT = 50  # interactions of a viewer that a history carries

@@ -36,7 +36,8 @@ def lift(signals: np.ndarray, knots: np.ndarray, heights: np.ndarray) -> np.ndar
     total = np.zeros(signals.shape[:-1])
     for column, (at, height) in enumerate(zip(knots, heights, strict=True)):
         curve = np.interp(signals[..., column], at, height)
-        total += np.where(np.isnan(curve), 0.0, curve)
+        curve[np.isnan(curve)] = 0.0
+        total += curve
     return total
 
 

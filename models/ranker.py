@@ -12,6 +12,7 @@ viewers took of them (models/choice.py).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -24,7 +25,16 @@ from models import signals
 from models.base import Recommender
 from models.choice import fit_choice
 from models.ease import most_popular
-from models.interactions import DAY_MS, Histories, Interactions, LiveCounts, histories_of, live_counts, roll_forward
+from models.interactions import (
+    DAY_MS,
+    Histories,
+    Interactions,
+    LiveCounts,
+    decay,
+    histories_of,
+    live_counts,
+    roll_forward,
+)
 from models.lift import fit_curves, lift
 from models.signals import Signals, SignalsConfig, Stage
 
@@ -125,18 +135,23 @@ class Ranker(Recommender):
         """(viewers, items) float32: how near a movie outside the hot ones is to the viewer's recent history."""
         if not self.config.discovery:
             return None
-        past = histories.decayed(now_ms, SignalsConfig.history_half_life_days)
-        size = self.similar.shape[0]
-        past = csr_array(
-            (past.data * (past.indices < size), np.minimum(past.indices, size - 1), past.indptr),
-            shape=(len(histories), size),
-        )
-        near = past @ self.similar
+        weights = decay(now_ms - histories.times, SignalsConfig.history_half_life_days)
         scores = np.full((len(histories), len(live.catalogue)), -np.inf, np.float32)
-        row = np.repeat(np.arange(len(histories)), np.diff(near.indptr))
-        scores[row, near.indices] = near.data
+        for viewer, (start, stop) in enumerate(pairwise(histories.indptr.tolist())):
+            near = self._near(histories.items[start:stop], weights[start:stop], scores.shape[1])
+            np.copyto(scores[viewer], near, where=near > 0, casting="same_kind")
         scores[:, self._at(live).hot] = -np.inf
         return scores
+
+    def _near(self, items: np.ndarray, weights: np.ndarray, size: int) -> np.ndarray:
+        """(size,) the sum of how near each movie is to `items`, by weight: a product of sparse matrices, which takes
+        longer to be made than to be computed."""
+        similar = self.similar
+        known = np.flatnonzero(items < similar.shape[0])
+        starts, ends = similar.indptr[items[known]], similar.indptr[items[known] + 1]
+        count = ends - starts
+        places = np.arange(count.sum()) + np.repeat(ends - np.cumsum(count), count)
+        return np.bincount(similar.indices[places], np.repeat(weights[known], count) * similar.data[places], size)
 
     def save(self, folder: Path) -> None:
         super().save(folder)

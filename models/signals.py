@@ -17,7 +17,16 @@ import numpy as np
 from scipy.sparse import csr_array, diags_array
 
 from models.ease import item_weights, most_popular
-from models.interactions import DAY_MS, Catalogue, Histories, Interactions, histories_of, live_counts
+from models.interactions import (
+    DAY_MS,
+    Catalogue,
+    Histories,
+    Interactions,
+    decay,
+    histories_of,
+    live_counts,
+    weighted_sums,
+)
 
 NAMES = ("ease", "genre", "share", "share_scaled")
 ACTIVE_DAYS = 60  # viewers seen in so many days say what is usual
@@ -142,13 +151,12 @@ def _raw(
     at: Stage, histories: Histories, now_ms: int, half_life_days: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Uncentred ease (viewers, h) and share (viewers, h), and log ratios of genre shares (viewers, g)."""
-    past = histories.decayed(now_ms, half_life_days)
-    by_row = csr_array((past.data, at.place[past.indices], past.indptr), shape=(len(histories), len(at.matrix)))
-    sums = by_row @ at.matrix
+    weights = decay(now_ms - histories.times, half_life_days).astype(np.float32)
+    sums = weighted_sums(weights, at.place[histories.items], histories.indptr, at.matrix)
     count = (at.matrix.shape[1] - 1) // 2
     together = sums[:, count:] + at.prior
     share = together[:, :-1] / np.maximum(together[:, -1:], 1e-9)
-    watched = past @ at.genres
+    watched = weighted_sums(weights, histories.items, histories.indptr, at.genres)
     smoothed = (watched + PRIOR_EVENTS * at.genre_base) / (watched.sum(axis=1, keepdims=True) + PRIOR_EVENTS)
     return sums[:, :count], share, np.log(smoothed / at.genre_base)
 

@@ -83,7 +83,7 @@ class Site:
         self.server: Server | None = None
 
     def keep(self, release: Release) -> Path:
-        return Path(shutil.copytree(release.folder, self.home.releases / release.digest))
+        return Path(shutil.copytree(release.folder, self.home.releases / release.digest, dirs_exist_ok=True))
 
     def write(self, kind: str, release: Release, alias: str = "champion") -> None:
         self.ledger.append(kind, {"version": 1, "release": release.digest, "alias": alias}, actor="ada", ts=1)
@@ -146,7 +146,8 @@ def test_a_damaged_release_is_refused_and_the_old_one_serves(site: Site, built: 
 
 def test_arms_are_the_same_in_all_workers_and_after_a_restart(site: Site, built: Callable[[str], Release]) -> None:
     one, three = built("Tiny"), built("Moody")
-    site.keep(one)
+    for release in (one, three):
+        site.keep(release)
     site.write("promotion", three)
     site.write("promotion", one, "challenger")
     assert within(60, lambda: site.serves(three) and site.serves(one, "challenger"))
