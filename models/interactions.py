@@ -7,7 +7,7 @@ given when a model was fitted still means the same movie today.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from itertools import pairwise
 
@@ -61,8 +61,12 @@ class Catalogue:
 
 
 def _hashes(ids: Sequence[str]) -> np.ndarray:
-    found = (int.from_bytes(blake2b(name.encode(), digest_size=8).digest()[:7]) for name in ids)
-    return np.fromiter(found, np.int64, len(ids))
+    return np.fromiter(map(_hash, ids), np.int64, len(ids))
+
+
+@lru_cache(maxsize=1 << 18)  # a release is opened beside one that has nearly the same movies: that takes 2 ms, not 40
+def _hash(movie_id: str) -> int:
+    return int.from_bytes(blake2b(movie_id.encode(), digest_size=8).digest()[:7])
 
 
 @dataclass(frozen=True, eq=False)

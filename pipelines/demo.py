@@ -25,6 +25,7 @@ from mlflow_server.accounts import FILE, LEAD
 from models.interactions import Catalogue
 from pipelines.callers import Answers, Callers
 from pipelines.data import import_data
+from pipelines.latest import latest
 from pipelines.package import package_champion
 from pipelines.rehearsal import Challenger, Rehearsal, movement, promotions, rehearsed
 from pipelines.scoreboard import show
@@ -304,9 +305,10 @@ def _stay(demo: Demo, server: Server, out: Console) -> None:
 
 def _weights(home: Home, release: str) -> list[Path]:
     """Where the weights of the served release are: in the Bento, and in the home, from which workers open it too."""
-    name = (home.bentos / "bentos" / "greenlight" / "latest").read_text().strip()
-    packaged = home.bentos / "bentos" / "greenlight" / name / "src" / "release"
-    return [folder / "weights" for folder in (packaged, home.releases / release) if (folder / "weights").exists()]
+    bento, folders = latest(home), [home.releases / release]
+    if bento:
+        folders.insert(0, bento / "src" / "release")
+    return [folder / "weights" for folder in folders if (folder / "weights").exists()]
 
 
 def _told(got: Answers) -> str:

@@ -4,7 +4,6 @@ BentoML imports what it builds, so the build runs in a child process, on a stage
 `python -m pipelines.package FOLDER VERSION`.
 """
 
-import hashlib
 import json
 import re
 import shutil
@@ -15,59 +14,63 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings
 from mlflow_server.ledger import finite
-from mlflow_server.release import Release, ReleaseError, verify
+from mlflow_server.release import Release, ReleaseError, canonical, sha256_of, verify
+from pipelines.latest import (
+    ROOT,
+    SERVICE,
+    PackageError,
+    bentos,
+    facts_of,
+    latest,
+    source_digest,
+    source_files,
+)
 
 if TYPE_CHECKING:
     from pipelines.trained import Training
 
-SERVICE = "greenlight"
-ROOT = Path(__file__).resolve().parent.parent
-SOURCE = (
-    "conf/*.py",
-    "conf/sections/*.py",
-    "conf/*.yaml",
-    "events/*.py",
-    "models/*.py",
-    "serving/*.py",
-    "monitoring/__init__.py",
-    "monitoring/lag.py",
-    *(
-        f"mlflow_server/{name}.py"
-        for name in ("__init__", "depot", "in_charge", "ledger", "refreshed", "release", "topk", "viewers")
-    ),
-)
 REQUIREMENTS = (
     *("apsw", "bentoml", "boto3", "cryptography", "numpy", "orjson", "prometheus-client", "pyarrow", "pydantic"),
     *("pyyaml", "scipy", "implicit", "scikit-learn", "threadpoolctl", "safetensors"),
 )
 
 
-class PackageError(PlainError):
-    """The Bento could not be built; the message has the end of what BentoML said."""
-
-
 def package(home: Home, settings: Settings, release: Release, measured: dict[str, Any]) -> str:
     """Build the Bento of a release into the home's `BENTOML_HOME` and return its tag; `greenlight:latest` is it then.
 
     `measured` is what the infra gate saw: `median_ms` decides whether scoring runs on the event loop. A Bento of the
-    same release, source and measurements is left as it is.
+    same release, source and measurements is left as it is; one of another source has another name, since a server that
+    runs from it would read half of each.
     """
-    name = f"{re.sub('[^a-z0-9]+', '-', release.manifest.model.lower()).strip('-')}-{release.digest[:8]}"
     public = json.loads((release.folder / "signature.json").read_text())["public"]
     known = {name: finite(value) if isinstance(value, float) else value for name, value in measured.items()}
-    facts = {"release": release.digest, "public": public, "measured": known, "source": _source_digest()}
-    bentos = home.bentos / "bentos" / SERVICE
-    if not _stands(bentos / name / "src", facts):
-        shutil.rmtree(bentos / name, ignore_errors=True)
+    facts = {"release": release.digest, "public": public, "measured": known, "source": source_digest()}
+    model = re.sub("[^a-z0-9]+", "-", release.manifest.model.lower()).strip("-")
+    name = f"{model}-{release.digest[:8]}-{sha256_of(canonical(facts))[:8]}"
+    folder = bentos(home) / name
+    if not _stands(folder / "src", facts):
+        shutil.rmtree(folder, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix="greenlight-package-") as staged:
             _stage(Path(staged), release, facts)
             _build(home, Path(staged), name)
-    _point(bentos / "latest", name)
+    _point(bentos(home) / "latest", name)
     return f"{SERVICE}:{name}"
+
+
+def renew(home: Home, settings: Settings) -> str | None:
+    """Build the latest Bento again from the source that is here; its tag, or None where there is none.
+
+    PackageError or ReleaseError where that fails: the one before is as it was.
+    """
+    bento = latest(home)
+    if bento is None:
+        return None
+    facts, folder = facts_of(bento), bento / "src" / "release"
+    release = Release(facts["release"], folder, verify(folder, facts["public"]))
+    return package(home, settings, release, facts["measured"])
 
 
 def package_champion(home: Home, settings: Settings, training: "Training") -> str | None:
@@ -80,7 +83,7 @@ def package_champion(home: Home, settings: Settings, training: "Training") -> st
 
 
 def _stage(folder: Path, release: Release, facts: dict[str, Any]) -> None:
-    for path in _source_files():
+    for path in source_files():
         target = folder / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
@@ -111,17 +114,6 @@ def _point(latest: Path, name: str) -> None:
     part = latest.with_suffix(".part")
     part.write_text(name)
     part.replace(latest)
-
-
-def _source_files() -> list[Path]:
-    return sorted(path for pattern in SOURCE for path in ROOT.glob(pattern))
-
-
-def _source_digest() -> str:
-    found = hashlib.sha256()
-    for path in _source_files():
-        found.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
-    return found.hexdigest()
 
 
 def _build_here(staged: str, name: str) -> None:

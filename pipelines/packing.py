@@ -1,9 +1,9 @@
 """Builds the Bento of the champion beside whoever waits for nothing: a fresh `bentoml serve` starts with it."""
 
-import json
 import logging
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from conf.errors import PlainError
@@ -12,7 +12,8 @@ from conf.settings import Settings
 from mlflow_server.depot import Depot
 from mlflow_server.ledger import Entry
 from mlflow_server.release import Release, verify
-from pipelines.package import SERVICE, package
+from pipelines.latest import PackageError, bentos, facts_of
+from pipelines.package import package
 
 log = logging.getLogger("greenlight.packing")
 
@@ -61,11 +62,9 @@ class Packing:
 
     def _measured(self, digest: str) -> dict[str, Any]:
         """What the infra gate measured, where a Bento of this release was built by its training."""
-        for path in (self.home.bentos / "bentos" / SERVICE).glob("*/src/packaged.json"):
-            try:
-                facts = json.loads(path.read_text())
+        for bento in bentos(self.home).glob("*/"):
+            with suppress(PackageError):  # a build that was killed leaves less
+                facts = facts_of(bento)
                 if facts["release"] == digest:
                     return dict(facts["measured"])
-            except (OSError, ValueError, KeyError):
-                continue  # a build that was killed leaves less
         return {}

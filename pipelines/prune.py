@@ -10,7 +10,6 @@ leaves nothing that looks whole, and the next one sweeps up.
 """
 
 import fcntl
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -25,9 +24,9 @@ from conf.settings import Settings
 from events.disk import sync
 from mlflow_server.ledger import Entry
 from mlflow_server.registry import Kept, Registry
+from pipelines.latest import PackageError, bentos, facts_of, latest
 from pipelines.movement import DRIFT
 from pipelines.outbox import FAILED
-from pipelines.package import SERVICE
 from pipelines.promote import Chair, deciding
 from pipelines.strays import of_folder
 from serving.report import reports
@@ -115,13 +114,12 @@ class _Pruning:
         self._sweep(self.home.live)
 
     def bentos(self) -> None:
-        parent = self.home.bentos / "bentos" / SERVICE
+        parent = bentos(self.home)
         found = _folders(parent)
-        latest = parent / "latest"
-        fresh = {latest.read_text().strip()} if latest.exists() else set()
-        fresh |= {folder.name for folder in found[: self.retention.bentos]}
+        newest = {_release(folder): folder for folder in reversed(found)}  # of each release
+        kept = {latest(self.home), *found[: self.retention.bentos], *(newest.get(digest) for digest in self.needed)}
         for folder in found:
-            if folder.name in fresh or self._young(folder) or _release(folder) in self.needed or of_folder(folder):
+            if folder in kept or self._young(folder) or of_folder(folder):
                 self._keep("bento")
             else:
                 self._remove("bento", folder.name, folder)
@@ -210,8 +208,8 @@ def _needed(home: Home, chair: Chair, made: list[Entry], in_mlflow: list[Kept]) 
 def _release(bento: Path) -> str | None:
     """The release in a Bento; None where it is not whole."""
     try:
-        return json.loads((bento / "src" / "packaged.json").read_text())["release"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(facts_of(bento)["release"])
+    except PackageError:
         return None
 
 

@@ -32,6 +32,7 @@ from events.clock import wall_ms
 from mlflow_server.accounts import FILE, LEAD
 from pipelines.broker import VARIABLE
 from pipelines.child import MARK, Child
+from pipelines.latest import latest, outdated
 from pipelines.loop import read_json, write_json
 from pipelines.schedule import jobs
 from pipelines.serve import KAFKA, Start, api, api_port, broker, registry, registry_port
@@ -157,6 +158,7 @@ def run(
         home.logs.mkdir(exist_ok=True)
         jobs(settings.schedule, settings.clock)  # a time that is none is said here, not by a child again and again
         key = first_key(home, settings)
+        _renew(home, settings, tell)
         supervisor = Supervisor(home, list(children(home, settings, tell, local_kafka)), key, tell, ready)
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         before = {number: signal.signal(number, supervisor.ask) for number in numbers}
@@ -213,8 +215,19 @@ def _child(home: Home, name: str, start: Start, tell: Callable[[str], None], **m
     return Child(name, start, home.logs / f"{name}.log", mark(home, name), tell, **more)
 
 
+def _renew(home: Home, settings: Settings, tell: Callable[[str], None]) -> None:
+    """So that the API does not run what Greenlight was before an upgrade. Where that fails, it does."""
+    try:
+        if outdated(home):
+            from pipelines.package import renew  # 40 MB that a supervisor does without otherwise
+
+            tell(f"Greenlight has changed since the last Bento was built, so {renew(home, settings)} was built now")
+    except (PlainError, OSError) as why:
+        tell(f"the Bento could not be built anew, so the API starts with the last one: {why}")
+
+
 def _no_bento(home: Home) -> str:
-    if (home.bentos / "bentos" / "greenlight" / "latest").exists():
+    if latest(home):
         return ""
     return "nothing was packaged yet: greenlight train makes the first champion and its Bento; it starts by itself then"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.package import SOURCE
+from pipelines.latest import SOURCE
 
 ROOT = Path(__file__).parents[1]
 ORDER = ("conf", "events", "models", "mlflow_server", "monitoring", "serving", "pipelines", "greenlight", "benchmarks")

@@ -110,7 +110,8 @@ def test_what_is_young_or_unknown_stays_until_it_is_old(townhome: Home) -> None:
 def bento(home: Home, name: str, digest: str) -> Path:
     folder = home.bentos / "bentos" / "greenlight" / name
     (folder / "src").mkdir(parents=True)
-    (folder / "src" / "packaged.json").write_text(json.dumps({"release": digest}))
+    facts = {"release": digest, "public": "", "measured": {}, "source": ""}
+    (folder / "src" / "packaged.json").write_text(json.dumps(facts))
     return folder
 
 

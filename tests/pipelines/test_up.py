@@ -26,6 +26,7 @@ from events.store import FolderStore
 from pipelines import health, status
 from pipelines.child import MARK
 from pipelines.cron import times
+from pipelines.latest import latest
 from pipelines.schedule import Job, Scheduler
 from pipelines.strays import end_marked, marked
 from pipelines.up import CHILDREN, mark, running
@@ -102,6 +103,17 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def upgraded(home: Home) -> Path:
+    """The latest Bento, which is now as an earlier Greenlight would have left it."""
+    now = latest(home)
+    assert now
+    before = now.rename(now.with_name("tiny-earlier"))
+    (before.parent / "latest").write_text(before.name)
+    packaged = before / "src" / "packaged.json"
+    packaged.write_text(json.dumps(json.loads(packaged.read_text()) | {"source": "of an earlier Greenlight"}))
+    return before
+
+
 def test_all_of_it_comes_up_mends_itself_and_ends_whole(townhome: Home, up: Callable[..., Up]) -> None:
     first = up(townhome)
     told = first.ready()
@@ -127,6 +139,13 @@ def test_all_of_it_comes_up_mends_itself_and_ends_whole(townhome: Home, up: Call
     assert family(townhome) == []
     assert not townhome.up.exists()
     assert not running(townhome)
+    before = upgraded(townhome)
+    third = up(townhome)
+    within(lambda: "Greenlight has changed" in third.said, third)
+    third.ready()
+    within(lambda: third.children()["api"]["state"] == "up", third)
+    assert latest(townhome) != before
+    assert before.exists(), "nobody may have taken it away from who runs from it"
 
 
 def test_it_comes_up_after_everything_or_only_the_supervisor_was_killed(home: Home, up: Callable[..., Up]) -> None:
