@@ -54,10 +54,11 @@ class Batch(NamedTuple):
 
 
 class Acts:
-    """Reads a home's acts from any offset on. For one thread. A log that is not there yet holds none."""
+    """Reads a home's acts from any offset on, of all topics or some. For one thread. A log that is not there yet holds
+    none."""
 
-    def __init__(self, home: Home, settings: Settings) -> None:
-        self._home, self._settings = home, settings
+    def __init__(self, home: Home, settings: Settings, topics: tuple[str, ...] = TOPICS) -> None:
+        self._home, self._settings, self._topics = home, settings, topics
         self._log: LocalLog | None = None
         self._archived: pa.Table | None = None  # what the log has dropped, by offset
         self._span = (0, 0)  # of offsets, of which the archive was read
@@ -81,7 +82,7 @@ class Acts:
         newest = log.newest()
         if newest <= after:
             return Batch([], after, False)
-        rows = log.raw(TOPICS, after, newest, limit)
+        rows = log.raw(self._topics, after, newest, limit)
         offset = rows[-1][0] if len(rows) == limit else newest
         if (dropped := self._dropped(after, offset)) > after:
             return self._with_archive(after, dropped, limit)
@@ -103,7 +104,7 @@ class Acts:
         Offsets have no gaps: where as many records stand there as there are offsets, nothing was dropped.
         """
         assert self._log is not None
-        firsts = [self._log.first(topic) for topic in TOPICS]
+        firsts = [self._log.first(topic) for topic in self._topics]
         end = min(to, max(to if first is None else first - 1 for first in firsts))
         if end <= after or self._log.held(after, end + 1) == end - after:
             return after
@@ -114,17 +115,17 @@ class Acts:
         assert self._log is not None
         if self._archived is None or not self._span[0] <= after < to <= self._span[1]:
             self._span = after, self._log.newest()
-            self._archived = _archived(self._home, self._settings, after)
+            self._archived = _archived(self._home, self._settings, self._topics, after)
         offsets = self._archived["offset"].to_numpy()
         start, stop = offsets.searchsorted([after, to], side="right").tolist()
         part = self._archived.slice(start, min(stop - start, limit))
         offset = to if start + len(part) == stop else int(offsets[start + len(part) - 1])
         found = {act.offset: act for act in _acts_of_rows(part)}
-        found |= {act.offset: act for act in _acts(self._log.raw(TOPICS, after, offset, limit=offset - after))}
+        found |= {act.offset: act for act in _acts(self._log.raw(self._topics, after, offset, limit=offset - after))}
         return Batch([found[n] for n in sorted(found)], offset, True)
 
 
-def _archived(home: Home, settings: Settings, after: int) -> "pa.Table":
+def _archived(home: Home, settings: Settings, topics: tuple[str, ...], after: int) -> "pa.Table":
     """The acts of the archive after an offset, by offset."""
     import pyarrow as pa  # a server that never needs the archive is spared its memory
     import pyarrow.compute as pc
@@ -132,7 +133,7 @@ def _archived(home: Home, settings: Settings, after: int) -> "pa.Table":
     from events.archive import read_topic
 
     store = history_store(home, settings.storage)
-    parts = [read_topic(store, topic, COLUMNS[topic]) for topic in TOPICS]
+    parts = [read_topic(store, topic, COLUMNS[topic]) for topic in topics]
     whole = pa.concat_tables(parts, promote_options="default")
     return whole.filter(pc.greater(whole["offset"], after)).sort_by("offset")
 

@@ -2,10 +2,12 @@
 
 import logging
 import time
+from collections.abc import Iterable
 
 from conf.home import Home
 from conf.settings import Settings
 from events.clock import wall_ms
+from events.event import CATALOGUE
 from events.log import LogError
 from events.state import Acts
 from events.store import StoreError
@@ -20,12 +22,18 @@ class Feed:
     """A reader of a home's log. For one thread; another one has a feed of its own. `trouble`: why it cannot be read."""
 
     def __init__(self, home: Home, settings: Settings) -> None:
-        self._acts, self.trouble = Acts(home, settings), ""
+        self._acts, self._lines = Acts(home, settings), Acts(home, settings, (CATALOGUE,))
+        self.trouble = ""
 
-    def follow(self, live: Live, seconds: float) -> None:
-        """Take in what is new, until there is nothing or the time is over. What cannot be read now is tried again."""
+    def follow(self, live: Live, seconds: float, beside: Iterable[Live] = ()) -> None:
+        """Take in what is new, until there is nothing or the time is over. What cannot be read now is tried again.
+
+        beside: live states from which a new one may take what they have.
+        """
         until, trouble = time.monotonic() + seconds, ""
         try:
+            for other in beside:
+                live.adopt(other, self._lines)
             while live.follow(self._acts) and time.monotonic() < until:
                 time.sleep(PAUSE_S)
         except (LogError, StoreError) as why:
@@ -37,3 +45,4 @@ class Feed:
 
     def close(self) -> None:
         self._acts.close()
+        self._lines.close()

@@ -69,7 +69,7 @@ class Live:
         self.counts, self.popular = counts, popular
         self.names = Names(catalogue.ids.tolist(), catalogue.titles.tolist())
         self.offset, self.now_ms = manifest.offset, popular.end_ms
-        self._begun = False  # to follow a log, of which the offset may not be
+        self.began: int | None = None  # the offset from which it has followed a log; the release's may not be of it
         self.order = _order(popular)
         self._tally = Tally(viewers, counts, manifest.popularity_half_life_days)
         self.codes = dict(catalogue.index)  # of each movie id; only grows, as the names do
@@ -128,14 +128,14 @@ class Live:
 
     # What the thread that follows does --------------------------------------------------------------------------------
 
-    def follow(self, acts: Acts) -> bool:
+    def follow(self, acts: Acts, limit: int = BATCH) -> bool:
         """Take in the next acts; True where there may be more. LogError or StoreError where they cannot be read."""
-        if not self._begun:
+        if self.began is None:
             begins = acts.start(self.offset)
             if begins is None:
                 return False
-            self.offset, self._begun = begins, True
-        batch = acts.since(self.offset, BATCH)
+            self.offset = self.began = begins
+        batch = acts.since(self.offset, limit)
         self.apply(batch.acts)
         self.offset = batch.offset
         return batch.more
@@ -151,6 +151,41 @@ class Live:
                     self._interaction(act)
             if number % SLICE == 0:
                 SLATES.wait()
+
+    def adopt(self, other: "Live", lines: Acts) -> None:
+        """Be where `other` is, if it has followed the same log from no later on than this release was made. A pair is
+        one step then, however many acts it took; what has changed nothing since then changes nothing here.
+
+        lines: of the catalogue. LogError or StoreError where they cannot be read.
+        """
+        offset, now_ms = other.offset, other.now_ms  # before its pairs: an act that comes twice makes no difference
+        whole = other.began is not None and other.began <= self.offset and len(other.names.ids) < other._newest_code
+        if self.began is not None or not whole or lines.start(self.offset) != self.offset:
+            return
+        for movie in list(other.names.ids):  # new ones get their codes in the order of the log
+            self._code(movie)
+        at, more = self.offset, True
+        while more and at < offset:
+            batch = lines.since(at, BATCH)
+            self.apply(batch.acts)
+            at, more = batch.offset, batch.more
+        for number, (user_id, since) in enumerate(list(other._since.items()), 1):
+            if since.offset > self.offset:
+                self._adopt(user_id, since, other.names.ids)
+            if number % SLICE == 0:
+                SLATES.wait()
+        self.now_ms, self.began, self.offset = max(self.now_ms, now_ms), self.offset, offset
+
+    def _adopt(self, user_id: str, since: Since, ids: list[str]) -> None:
+        mine, row = Since(offset=since.offset), self._viewers.rows.get(user_id)
+        for theirs, new in since.pairs.copy().items():
+            code = self._code(ids[theirs])
+            old = None if row is None or code is None else self._viewers.met(row, code)
+            if code is not None and new != old:
+                mine.pairs[code] = new
+                self._tally.note(code, old, new)
+        if mine.pairs:
+            self._since[user_id] = mine
 
     def settle(self, wall_ms: int) -> None:
         """Publish counts and ranking as of the home's now, where that is due. Cheap where nothing changed."""

@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 from weakref import WeakSet
 
@@ -244,9 +245,9 @@ class _Keeper:
 
     def _catch_up(self, opened: Opened) -> None:
         """Bring the live state of a release that does not serve yet up to now."""
-        self._take_in(opened, self._ahead, CATCH_UP_S)
+        self._take_in(opened, self._ahead, CATCH_UP_S, [other.live for other in self._open if other.live])
 
-    def _take_in(self, opened: Opened, feed: Feed, seconds: float) -> None:
+    def _take_in(self, opened: Opened, feed: Feed, seconds: float, beside: Iterable[Live] = ()) -> None:
         live = opened.live
         if live is None:
             return
@@ -254,7 +255,7 @@ class _Keeper:
             self._begun.add(live)
             if self.follower.registered(opened.release) is None:  # made in another home: its offset is of another log
                 live.offset = 0
-        feed.follow(live, seconds)
+        feed.follow(live, seconds, beside)
 
     def _keep_up(self) -> None:
         """Follow the log; say what is served when it changes, and that this worker lives."""

@@ -182,6 +182,69 @@ def test_it_is_what_a_release_of_the_same_events_would_be(
         world.log.close()
 
 
+def follow(world: World, live: Live, batches: int | None = None) -> Live:
+    """The live state, having followed the log to its end, or that many batches of it, as a worker lets it."""
+    acts = Acts(world.home, world.conf)
+    while live.follow(acts, 3) and (batches is None or (batches := batches - 1) > 0):
+        pass
+    acts.close()
+    return live
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    first=st.lists(events, max_size=8),
+    between=st.lists(events, max_size=12),
+    then=st.lists(events, max_size=25),
+    batches=st.integers(1, 12),
+    swapped=st.booleans(),
+)
+def test_what_another_one_has_taken_in_already_can_be_adopted(
+    first: list[AnyEvent], between: list[AnyEvent], then: list[AnyEvent], batches: int, swapped: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(Path(folder))
+        world.add(rating("u0", "m0"), *first)
+        older = world.release()
+        world.add(*between)
+        newer = world.release()
+        if swapped:  # back to a release that is older than what the other has followed
+            older, newer = newer, older
+        world.add(*then)
+        other, found = follow(world, opened(older, CONF), batches), opened(newer, CONF)
+        lines = Acts(world.home, CONF, ("catalogue",))
+        found.adopt(other, lines)
+        lines.close()
+        whole = follow(world, opened(newer, CONF))
+        follow(world, found)
+        assert found.offset == whole.offset
+        assert whole.now_ms <= found.now_ms <= world.log.now_ms() + 1
+        for one in (found, whole):  # a snapshot ends with the newest interaction that counts
+            one.now_ms = world.log.now_ms() + 1
+            one.settle(START + 20_000)
+        same(found, whole, USERS)
+        assert [found.mark(user).split(":")[1] for user in USERS] == [whole.mark(user).split(":")[1] for user in USERS]
+        world.log.close()
+
+
+def test_adopting_leaves_nothing_to_be_read_but_the_catalogue(world: World) -> None:
+    world.add(rating("a", "x", 1))
+    first = world.release()
+    world.add(rating("a", "y", 2), watch("b", "x", 1, 3), movie("z", "Z", "Drama"))
+    second = world.release()
+    world.add(*(watch("b", "x", minute, 4 + minute) for minute in range(2, 5)), rating("c", "z", 20))
+    other, found = follow(world, opened(first, CONF)), opened(second, CONF)
+    lines = Acts(world.home, CONF, ("catalogue",))
+    found.adopt(other, lines)
+    assert found.offset == other.offset
+    assert found.lately == ["b", "c"], "a did nothing since the release"
+    assert pairs_of(found, "b") == [("x", 8, 1.0)]
+    back = opened(first, CONF)
+    back.adopt(found, lines)
+    assert back.offset < found.offset, "what came before the other's release is not among its news"
+    lines.close()
+
+
 def test_a_restart_is_as_if_there_had_been_none(world: World) -> None:
     world.add(rating("a", "x", 1), watch("a", "y", 1, 2))
     before = world.release()
