@@ -36,9 +36,11 @@ from conf.settings import Settings, load
 from events.archive import archive
 from events.event import EVENTS
 from events.local_log import LocalLog
+from events.pace import Pace
 from events.store import FolderStore
 from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Decision, Ledger
+from pipelines.archiving import SHARE
 from pipelines.data import import_data
 from pipelines.loop import step_aside
 from pipelines.package import package_champion
@@ -47,7 +49,7 @@ from pipelines.train import train
 from serving.keys import KeyStore
 from serving.report import reports
 
-CONNECTIONS, VIEWERS = 8, 500
+CONNECTIONS, VIEWERS = 32, 500  # of 8, all may end at one worker, as the kernel hands them out
 HEAD_START_S = 3.0
 FOREVER_MS = 1 << 60
 TARGET_RATIO, TARGET_EFFECT_S, TARGET_POUR = 2.0, 5.0, 20_000
@@ -290,10 +292,12 @@ def _beside(plan: dict[str, Any]) -> None:
 
 
 def _archive(past: Path, until: float) -> None:
-    """Write the whole history again and again, as after a lost folder: the most that the archive ever does."""
+    """Write the whole history again and again, as after a lost folder: the most that the archive ever does, with the
+    rests that it takes."""
+    pace = Pace(SHARE)
     with tempfile.TemporaryDirectory() as folder, LocalLog(past) as log:
         for number in count():  # each into a folder of its own: deleting is not what an archive does
-            archive(log, FolderStore(Path(folder) / str(number)))
+            archive(log, FolderStore(Path(folder) / str(number)), rest=pace.rest)
             if time.monotonic() >= until:
                 return
 

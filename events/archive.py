@@ -24,10 +24,12 @@ from events.disk import write_whole
 from events.event import ANY_EVENT, CATALOGUE, DEAD_LETTER, EVENTS, IMPRESSIONS, AnyEvent
 from events.local_log import LocalLog
 from events.log import Log, Record
+from events.pace import Rest, no_rest
 from events.reading import ARCHIVE, to_archive
 from events.store import Store, StoreError
 
 GROUP = ARCHIVE
+PIECE = 1000  # records of one read: some milliseconds
 CHUNK = 1_000_000  # records between two commits: a day's file is rewritten once per chunk, and a chunk fits in memory
 DAY_MS = 86_400_000
 LATEST_MS = 253_402_300_799_999  # in the year 9999
@@ -71,8 +73,10 @@ class ArchiveError(StoreError):
     """A file of the history is damaged; the message names it."""
 
 
-def archive(log: Log, store: Store, progress: Callable[[int], None] | None = None) -> int:
+def archive(log: Log, store: Store, progress: Callable[[int], None] | None = None, rest: Rest = no_rest) -> int:
     """Write what the log holds beyond the archive; the number of events, also told to `progress` on the way.
+
+    rest: called between pieces of work that take some milliseconds, for who does not have the machine for himself.
 
     A topic that was lost is written again from the beginning of the log, however often that is interrupted.
     StoreError where a day cannot be read or written: what was not committed is done when this is repeated.
@@ -84,9 +88,9 @@ def archive(log: Log, store: Store, progress: Callable[[int], None] | None = Non
             if next(store.names(topic), None) is None:
                 again.touch()
             last = 0 if again.exists() else None
-            while chunk := _next_chunk(log, topic, last):
+            while chunk := _next_chunk(log, topic, last, rest):
                 rows, last = chunk
-                _merge(store, topic, rows)
+                _merge(store, topic, rows, rest)
                 log.commit(topic, GROUP, last)
                 done += len(rows)
                 if progress:
@@ -95,13 +99,19 @@ def archive(log: Log, store: Store, progress: Callable[[int], None] | None = Non
     return done
 
 
-def catch_up(home: Home, settings: Settings, store: Store, progress: Callable[[int], None] | None = None) -> int:
+def catch_up(
+    home: Home,
+    settings: Settings,
+    store: Store,
+    progress: Callable[[int], None] | None = None,
+    rest: Rest = no_rest,
+) -> int:
     """As `archive`, from the log that is read and, where Kafka was in use and is not now, before it from the mirror: it
     has what came in elsewhere."""
     done = 0
     for path in to_archive(home, settings):
         with LocalLog(path) as log:
-            done += archive(log, store, progress)
+            done += archive(log, store, progress, rest)
     return done
 
 
@@ -141,14 +151,15 @@ def _days(store: Store, topic: str) -> list[str]:
     return sorted(name for name in store.names(topic) if name.endswith(f"/{FILE}"))
 
 
-def _next_chunk(log: Log, topic: str, after: int | None) -> tuple[pa.Table, int] | None:
+def _next_chunk(log: Log, topic: str, after: int | None, rest: Rest) -> tuple[pa.Table, int] | None:
     """The rows of the records after an offset (None: after what was committed), at most about `CHUNK`, and the last
     offset; None where there is none."""
     tables: list[pa.Table] = []
     last, count = after, 0
-    while count < CHUNK and (records := log.read(topic, GROUP, after=last)):
+    while count < CHUNK and (records := log.read(topic, GROUP, PIECE, last)):
         tables.append(_table(topic, records))
         last, count = records[-1].offset, count + len(records)
+        rest()
     return (pa.concat_tables(tables), last) if tables and last is not None else None
 
 
@@ -162,7 +173,7 @@ def _table(topic: str, records: list[Record]) -> pa.Table:
     return pa.table(columns, schema=SCHEMAS[topic])
 
 
-def _merge(store: Store, topic: str, rows: pa.Table) -> None:
+def _merge(store: Store, topic: str, rows: pa.Table, rest: Rest) -> None:
     """Add the rows to the files of their days."""
     if not len(rows):
         return
@@ -173,14 +184,15 @@ def _merge(store: Store, topic: str, rows: pa.Table) -> None:
     ends = [*starts[1:], len(days)]
     parts = [(f"{topic}/{_day(days[s])}/{FILE}", rows.slice(s, e - s)) for s, e in zip(starts, ends, strict=True)]
     with ThreadPoolExecutor(WRITERS) as pool:
-        list(pool.map(lambda part: _merge_day(store, *part), parts))
+        list(pool.map(lambda part: _merge_day(store, part[0], part[1], rest), parts))
 
 
-def _merge_day(store: Store, name: str, rows: pa.Table) -> None:
+def _merge_day(store: Store, name: str, rows: pa.Table, rest: Rest) -> None:
     if store.size(name) is not None:
         rows = pa.concat_tables([_read(store, name, rows.schema.names), rows])
     with _computing:
         content = _parquet(_each_id_once(rows))
+        rest()
     store.write(name, content)
 
 

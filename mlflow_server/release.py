@@ -27,6 +27,7 @@ import numpy as np
 import orjson
 
 from conf.errors import PlainError
+from events.pace import Rest, no_rest
 from mlflow_server.ledger import signature_holds
 from mlflow_server.topk import TopK
 from mlflow_server.viewers import Past, Viewers
@@ -117,8 +118,9 @@ class Checked:
     that the release is whole.
     """
 
-    def __init__(self, folder: Path, public: str | None = None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, public: str | None = None, rest: Rest = no_rest) -> None:
+        """rest: called before each file is read, for who does not have the machine for himself."""
+        self.folder, self._rest = folder, rest
         content = _bytes(folder / "manifest.json")
         signed = _json(_bytes(folder / "signature.json"), folder / "signature.json")
         signer = str(signed.get("public")) if public is None else public
@@ -130,6 +132,7 @@ class Checked:
         """The bytes of one file, exactly those that the manifest names."""
         if name not in self.manifest.files:
             raise ReleaseError(f"{self.folder}: the manifest names no file {name}")
+        self._rest()
         sha256, size = self.manifest.files[name]
         content = _bytes(self.folder / name)
         if len(content) != size or sha256_of(content) != sha256:

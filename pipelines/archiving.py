@@ -15,6 +15,7 @@ from conf.settings import Settings, load
 from events.archive import archive, catch_up
 from events.clock import wall_ms
 from events.local_log import LocalLog
+from events.pace import Pace, Rest, no_rest
 from events.reading import opened, reading_log
 from events.retention import trim_logs
 from events.store import Store, history_store
@@ -24,7 +25,7 @@ log = logging.getLogger("greenlight.archiving")
 
 TRIM_S = 60.0  # between two trimmings of the logs
 TRIMMED = 20_000  # records of a log that are dropped before the archive has its turn again
-REST = 4.0  # times what a step took: a fifth of the time, at most, goes into the archive
+SHARE = 0.2  # of a core, at most, goes into the archive: what it writes anew grows with the day
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Archiving:
     log: str = ""  # the path of the one that is archived
     events: int = 0  # archived since the start
     trouble: str = ""
+    rest: Rest = no_rest  # between pieces of work
     since_wall_ms: int = 0  # of the trouble
     done_wall_ms: int = 0  # when the archive last held everything that the log did
     _log: LocalLog | None = None
@@ -68,8 +70,8 @@ class Archiving:
             return  # no event has come in yet
         if self._store is None:
             self._store = history_store(self.home, self.settings.storage)
-            self.events += catch_up(self.home, self.settings, self._store)
-        self.events += archive(self._log, self._store)
+            self.events += catch_up(self.home, self.settings, self._store, rest=self.rest)
+        self.events += archive(self._log, self._store, rest=self.rest)
 
     def _trim(self) -> None:
         """Now and then; at once again where more is left to drop."""
@@ -99,21 +101,15 @@ class Archiving:
 
 
 def run(archiving: Archiving, wait: Callable[[float], bool]) -> None:
-    """Step until `wait` (for some seconds) says that it is time to end. A step that took long is followed by a longer
-    wait: what each writes anew grows with the day, and would in a flood of events never let go of a core."""
-    every_s, took_s = archiving.settings.workers.archive_every_s, _timed(archiving.step)
-    while not wait(max(every_s, REST * took_s)):
-        took_s = _timed(archiving.step)
+    """Step until `wait` (for some seconds) says that it is time to end."""
+    archiving.step()
+    while not wait(archiving.settings.workers.archive_every_s):
+        archiving.step()
     archiving.close()
-
-
-def _timed(step: Callable[[], None]) -> float:
-    begun = time.monotonic()
-    step()
-    return time.monotonic() - begun
 
 
 if __name__ == "__main__":
     speak()
     step_aside()
-    run(Archiving(Home.from_environment().open(), load()), asked_to_end().wait)
+    ending = asked_to_end()  # then it rests no more
+    run(Archiving(Home.from_environment().open(), load(), rest=Pace(SHARE, wait=ending.wait).rest), ending.wait)

@@ -13,6 +13,7 @@ from mlflow_server.depot import Depot
 from mlflow_server.ledger import Entry
 from mlflow_server.release import Release, verify
 from pipelines.latest import PackageError, bentos, facts_of
+from pipelines.loop import step_aside
 from pipelines.package import package
 
 log = logging.getLogger("greenlight.packing")
@@ -25,7 +26,7 @@ class Packing:
 
     def __init__(self, home: Home, settings: Settings) -> None:
         self.home, self.settings, self.depot = home, settings, Depot(home, settings.storage)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="packing")
+        self._pool = ThreadPoolExecutor(1, "packing", step_aside)  # that thread alone, and what it starts
         self._wanted, self._done = "", ""
         self._building: tuple[str, Future[str]] | None = None
         self._not_before = 0.0

@@ -13,6 +13,7 @@ import orjson
 from threadpoolctl import threadpool_limits
 
 from conf.settings import Settings
+from events.pace import Rest, no_rest
 from mlflow_server import release
 from mlflow_server.refreshed import Refreshed
 from mlflow_server.release import Checked, Popular, ReleaseError
@@ -74,9 +75,10 @@ class Opened:
     in a release that is in trouble may the ranking have no more than its own checksum.
     """
 
-    def __init__(self, folder: Path, packaged: Packaged | None, settings: Settings) -> None:
-        """Read what can be read. ReleaseError where not even the popularity ranking can."""
-        self.folder, self.packaged, self.settings = folder, packaged, settings
+    def __init__(self, folder: Path, packaged: Packaged | None, settings: Settings, rest: Rest = no_rest) -> None:
+        """Read what can be read; `rest` is called between pieces of it. ReleaseError where not even the popularity
+        ranking can."""
+        self.folder, self.packaged, self.settings, self._rest = folder, packaged, settings, rest
         self._popular: Popular = release.load_popular(folder)
         self.ready: Ready | None = None
         self.ahead: Ahead | None = None
@@ -162,7 +164,7 @@ class Opened:
         try:
             if self.packaged is None:
                 raise ReleaseError("packaged.json: missing or damaged, so nothing says which key signed the release")
-            checked = Checked(self.folder, self.packaged.public)
+            checked = Checked(self.folder, self.packaged.public, self._rest)
             if checked.manifest.digest != self.packaged.release:
                 raise ReleaseError(f"{self.folder}: holds release {checked.manifest.digest}, not {self.release}")
             self._popular = release.checked_popular(checked)
@@ -214,6 +216,7 @@ class Opened:
         times = []
         try:
             for user_id in some:
+                self._rest()
                 begun = time.perf_counter()
                 slates(ready.model, live.history(user_id), live.counts, self.now_ms(), 10)
                 times.append(time.perf_counter() - begun)

@@ -11,6 +11,7 @@ from typing import IO, NamedTuple
 from conf.home import Home
 from conf.settings import Settings
 from events.clock import wall_ms
+from events.pace import Pace
 from mlflow_server.depot import Depot
 from mlflow_server.release import ReleaseError
 from models.base import slates
@@ -20,6 +21,7 @@ from serving.report import Refusal
 log = logging.getLogger("greenlight.serving")
 
 TURN_S, LOOK_S = 5.0, 0.02
+SHARE = 0.25  # of a core that reading and warming take: requests get the rest, and the interpreter
 TRIED = 5  # viewers who must get a slate between them
 
 
@@ -78,7 +80,8 @@ class Opener:
             yield
 
     def _open(self, digest: str) -> Opened:
-        opened = Opened(self._folder(digest), Packaged(digest, self.public, {}), self.settings)
+        pace = Pace(SHARE, time.thread_time)
+        opened = Opened(self._folder(digest), Packaged(digest, self.public, {}), self.settings, pace.rest)
         try:
             if opened.trouble:
                 raise ReleaseError(opened.trouble)

@@ -7,7 +7,7 @@ import pytest
 
 from conf.home import Home
 from conf.settings import Settings
-from events.archive import read_topic
+from events.archive import PIECE, read_topic
 from events.event import EVENTS, Rating
 from events.local_log import LocalLog
 from events.store import FolderStore
@@ -40,6 +40,21 @@ def test_what_comes_in_is_archived_round_by_round(home: Home) -> None:
     told = json.loads(home.archiving.read_text())
     assert (told["events"], told["trouble"]) == (5, "")
     assert told["done_wall_ms"] > 0
+
+
+def test_it_rests_between_pieces_of_its_work(home: Home) -> None:
+    add(home, 2 * PIECE + 1)
+    rests = 0
+
+    def rest() -> None:
+        nonlocal rests
+        rests += 1
+
+    loop = Archiving(home, Settings(), rest=rest)
+    loop.step()
+    loop.close()
+    assert archived(home) == 2 * PIECE + 1
+    assert rests >= 3 + 1, "after each read, and after each day that is written"
 
 
 def test_a_trouble_is_said_once_and_got_over(home: Home, caplog: pytest.LogCaptureFixture) -> None:
