@@ -159,7 +159,8 @@ class Live:
         lines: of the catalogue. LogError or StoreError where they cannot be read.
         """
         offset, now_ms = other.offset, other.now_ms  # before its pairs: an act that comes twice makes no difference
-        whole = other.began is not None and other.began <= self.offset and len(other.names.ids) < other._newest_code
+        whole = other.began is not None and other.began <= self.offset < offset
+        whole = whole and len(other.names.ids) < other._newest_code
         if self.began is not None or not whole or lines.start(self.offset) != self.offset:
             return
         for movie in list(other.names.ids):  # new ones get their codes in the order of the log

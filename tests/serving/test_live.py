@@ -212,9 +212,10 @@ def test_what_another_one_has_taken_in_already_can_be_adopted(
             older, newer = newer, older
         world.add(*then)
         other, found = follow(world, opened(older, CONF), batches), opened(newer, CONF)
-        lines = Acts(world.home, CONF, ("catalogue",))
+        lines, began = Acts(world.home, CONF, ("catalogue",)), found.offset
         found.adopt(other, lines)
         lines.close()
+        assert found.offset >= began, "one that is behind has nothing to give"
         whole = follow(world, opened(newer, CONF))
         follow(world, found)
         assert found.offset == whole.offset
@@ -242,6 +243,11 @@ def test_adopting_leaves_nothing_to_be_read_but_the_catalogue(world: World) -> N
     back = opened(first, CONF)
     back.adopt(found, lines)
     assert back.offset < found.offset, "what came before the other's release is not among its news"
+    fresh, behind = opened(second, CONF), opened(first, CONF)
+    behind.began = behind.offset  # of which the thread that follows has not taken in anything yet
+    before = fresh.offset
+    fresh.adopt(behind, lines)
+    assert (fresh.offset, fresh.began) == (before, None)
     lines.close()
 
 
