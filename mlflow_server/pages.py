@@ -11,7 +11,7 @@ from typing import Any
 from conf.environment import silence_mlflow
 from conf.errors import PlainError
 from conf.home import Home
-from mlflow_server.registry import LIMIT, describe_model
+from mlflow_server.registry import LIMIT
 
 
 class PagesError(PlainError):
@@ -34,6 +34,7 @@ class Shown:
 
     aliases: dict[str, int]
     tags: dict[str, str]
+    description: str
     pages: dict[int, Page]
 
 
@@ -97,9 +98,8 @@ class Pages:
     def describe(self, version: int, words: str) -> None:
         self._asked(lambda client: client.update_model_version(self.name, str(version), words[:LIMIT]))
 
-    def describe_model(self, sentences: str) -> None:
-        """The model's page: the sentences that matter, then the table of all versions."""
-        self._asked(lambda client: describe_model(client, self.name, sentences))
+    def describe_model(self, words: str) -> None:
+        self._asked(lambda client: client.update_registered_model(self.name, words[:LIMIT]))
 
     def attach(self, run: str, file: Path, folder: str, tags: dict[str, str]) -> None:
         """Put a file into a folder of a run's artifacts, and tags on the run."""
@@ -117,15 +117,20 @@ class Pages:
         self._watch, self._seen = None, None
 
     def _shown(self, client: Any) -> Shown | None:
-        found = client.search_registered_models(f"name = '{self.name}'")
-        if not found:
-            return None
-        model = client.get_registered_model(self.name)
+        from mlflow.exceptions import MlflowException
+
+        try:
+            model = client.get_registered_model(self.name)
+        except MlflowException as why:
+            if why.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
         pages = {
             int(v.version): Page(int(v.version), str(v.run_id), dict(v.tags), v.description or "")
             for v in client.search_model_versions(f"name = '{self.name}'")
         }
-        return Shown({alias: int(v) for alias, v in model.aliases.items()}, dict(model.tags), pages)
+        aliases = {alias: int(version) for alias, version in model.aliases.items()}
+        return Shown(aliases, dict(model.tags), model.description or "", pages)
 
     def _asked(self, question: Any) -> Any:
         """Ask MLflow; each of the ways in which its database can fail becomes one PagesError."""

@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from conf.environment import lead_mlflow, silence_mlflow
 from conf.home import Home
@@ -26,11 +26,8 @@ from events.store import StoreError, place_of
 from mlflow_server.in_charge import ALIASES, in_charge
 from mlflow_server.ledger import Decision, Ledger
 from mlflow_server.release import Release
-from mlflow_server.shown import Standing, comparison, decision_page, version_table
+from mlflow_server.shown import Standing, comparison, decision_page, model_page
 from models.ranking import Interval
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 EXPERIMENT = "recommender"
 ROOT = Path(__file__).parents[1]
@@ -283,7 +280,12 @@ class Registry:
         self.client.update_model_version(self.name, str(version), words[:LIMIT])
 
     def describe_model(self, sentence: str) -> None:
-        describe_model(self.client, self.name, sentence)
+        """The page of the registered model, where there is one."""
+        versions = {int(v.version): v.tags for v in self.client.search_model_versions(f"name = '{self.name}'")}
+        if versions:
+            aliases = self.client.get_registered_model(self.name).aliases.items()
+            page = model_page(sentence, versions, {alias: int(version) for alias, version in aliases})
+            self.client.update_registered_model(self.name, page[:LIMIT])
 
     def mirror(self, ledger: Ledger) -> None:
         """Make the aliases say what the ledger says; one whose version is not in this registry is left out."""
@@ -319,15 +321,6 @@ def _artifacts(home: Home, storage: Storage) -> str:
     store = BucketStore(storage, "artifacts", home)
     with store.alone():
         return store.place().rstrip("/")
-
-
-def describe_model(client: "MlflowClient", name: str, sentence: str) -> None:
-    """The page of the registered model: the sentence that matters, then a table of all versions by their tags."""
-    versions = client.search_model_versions(f"name = '{name}'")
-    if versions:
-        by_version = {str(version): alias for alias, version in client.get_registered_model(name).aliases.items()}
-        rows = [(v, by_version.get(str(v.version), "")) for v in sorted(versions, key=lambda v: -int(v.version))]
-        client.update_registered_model(name, f"{sentence}\n\n{version_table(rows)}"[:LIMIT])
 
 
 def make_database(home: Home) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlflow_server.ledger import Decision
 from models.ranking import Interval
@@ -33,17 +33,15 @@ def signed(value: Interval | None) -> str:
     return f"{value.mean:+.4f} [{value.low:+.4f}, {value.high:+.4f}]" if value else "-"
 
 
-def version_table(rows: Sequence[tuple[Any, str]]) -> str:
-    """Versions, newest first, with their aliases, as a Markdown table."""
+def model_page(sentences: str, versions: Mapping[int, Mapping[str, str]], aliases: Mapping[str, int]) -> str:
+    """The page of the registered model: the sentences that matter, then all versions, newest first, by their tags."""
+    named = {version: alias for alias, version in aliases.items()}
+    rows = "".join(_row(version, versions[version], named.get(version, "")) for version in sorted(versions)[::-1])
     head = "| version | model | NDCG@10 [interval] | advantage over popularity | gates | state |\n"
-    return (
-        head
-        + "|---|---|---|---|---|---|\n"
-        + "".join(_row(version.version, version.tags, alias) for version, alias in rows)
-    )
+    return f"{sentences}\n\n{head}|---|---|---|---|---|---|\n{rows}"
 
 
-def _row(version: Any, tags: Mapping[str, str], alias: str) -> str:
+def _row(version: int, tags: Mapping[str, str], alias: str) -> str:
     gates = ", ".join(
         f"{name.removeprefix('gate.')} {verdict}" for name, verdict in sorted(tags.items()) if "gate." in name
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings, load
-from pipelines.loop import asked_to_end, speak
+from pipelines.loop import asked_to_end, speak, step_aside
 from pipelines.outbox import deliver
 from pipelines.watch import Watch
 
@@ -55,5 +55,6 @@ def run(mailing: Mailing, watch: Watch, wait: Callable[[float], bool]) -> None:
 
 if __name__ == "__main__":
     speak()
+    step_aside()
     _home, _settings = Home.from_environment().open(), load()
     run(Mailing(_home, _settings), Watch(_home, _settings), asked_to_end().wait)

@@ -16,10 +16,14 @@ from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings, load
 from events.disk import sync
+from events.pace import Pace, Rest, no_rest
 from mlflow_server.in_charge import ALIASES
 from mlflow_server.ledger import Entry
 from mlflow_server.pages import Page, Pages, PagesError, Shown
+from mlflow_server.registry import LIMIT
+from mlflow_server.shown import model_page
 from pipelines import pagewords
+from pipelines.loop import step_aside
 from pipelines.packing import Packing
 from pipelines.promote import Chair, Outcome, deciding
 from serving.report import WorkerReport, reports
@@ -28,13 +32,15 @@ log = logging.getLogger("greenlight.reconcile")
 
 LEAD = "lead, in MLflow"  # only the lead and the service may move an alias there, and the service is us
 US = "reconcile"
+SHARE = 0.2  # of a core, at most, goes into the pages
 
 
 class Reconciler:
-    """`step` as often as you like: where nothing happened it costs a few stats. pack: build Bentos."""
+    """`step` as often as you like: where nothing happened it costs a few stats."""
 
-    def __init__(self, home: Home, settings: Settings, *, pack: bool = True) -> None:
-        self.home, self.settings = home, settings
+    def __init__(self, home: Home, settings: Settings, *, pack: bool = True, rest: Rest = no_rest) -> None:
+        """pack: build Bentos; rest: called between what is written on the pages, for which nobody waits."""
+        self.home, self.settings, self._rest = home, settings, rest
         self.pages = Pages(home, settings.registry.name)
         self.packing = Packing(home, settings) if pack else None
         self._seen: object = None
@@ -54,12 +60,15 @@ class Reconciler:
             changed, trouble = False, why
         if changed or stamp != self._seen:
             self._seen = None
+            shown: Shown | None = None
             with deciding(self.home, self.settings) as chair:
                 heed(chair, workers)
-                if trouble is None:
-                    self._agree(chair, workers)
+                if trouble is None and (shown := self.pages.shown()):
+                    self._agree(chair, shown)
                 if self.packing:
                     self.packing.want(chair.in_charge.get("champion"))
+            if shown:  # who decides next does not wait for words
+                self._write(chair, shown, workers)
             self._seen = stamp
         if self.packing:
             self.packing.step()
@@ -80,11 +89,8 @@ class Reconciler:
 
     # Aliases ----------------------------------------------------------------------------------------------------------
 
-    def _agree(self, chair: Chair, workers: list[WorkerReport]) -> None:
-        shown = self.pages.shown()
-        if shown is None:
-            return
-        remembered = self._remembered(chair)
+    def _agree(self, chair: Chair, shown: Shown) -> None:
+        remembered = self._remembered(chair, shown)
         for alias, version in sorted(shown.aliases.items(), key=lambda pair: _order(pair[0])):
             if alias not in ALIASES:
                 if _plain(alias) in ALIASES:
@@ -99,7 +105,6 @@ class Reconciler:
             ):
                 removed(chair, alias)
         self._mirror(chair, shown)
-        self._write(chair, shown, workers)
 
     def _look_alike(self, chair: Chair, shown: Shown, alias: str, version: int) -> None:
         """An alias that looks like one of ours and is not: taken away, since people would take it for ours."""
@@ -124,7 +129,7 @@ class Reconciler:
             sync(part)
             part.replace(self.home.aliases)
 
-    def _remembered(self, chair: Chair) -> dict[str, int]:
+    def _remembered(self, chair: Chair, shown: Shown) -> dict[str, int]:
         """The aliases when they last agreed with the ledger. Without memory, or where MLflow's database is another
         file (put back from a backup), all that the ledger ever named is old news, not a wish.
         """
@@ -134,10 +139,9 @@ class Reconciler:
                 return {alias: int(version) for alias, version in memory["aliases"].items()}
         except (OSError, ValueError, KeyError, TypeError):
             pass
-        shown = self.pages.shown()
         named = {(e.body["alias"], e.body["version"]) for e in chair.entries if e.kind in ("promotion", "rollback")}
         named |= {("previous", version) for alias, version in named if alias == "champion"}
-        return {a: v for a, v in (shown.aliases if shown else {}).items() if (a, v) in named}
+        return {a: v for a, v in shown.aliases.items() if (a, v) in named}
 
     def _file(self) -> int:
         return self.home.registry.stat().st_ino
@@ -146,7 +150,6 @@ class Reconciler:
 
     def _write(self, chair: Chair, shown: Shown, workers: list[WorkerReport]) -> None:
         """Write what differs, and only that."""
-        differs = False
         for page in shown.pages.values():
             made = registered_as(chair, page)
             if made is None:
@@ -156,15 +159,22 @@ class Reconciler:
             for key, value in (("live", words.live), ("refused", words.refused)):
                 if page.tags.get(key, "") != value:
                     self.pages.tag(page.version, key, value)
-                    differs = True
+                    self._rest()
             if (whole := pagewords.above(words.sentences, page.description)) != page.description:
                 self.pages.describe(page.version, whole)
+                self._rest()
         models = {e.body["release"]: e.body["model"] for e in chair.entries if e.kind == "registered"}
         told = pagewords.of_model(chair.in_charge, models, list(troubles(chair, shown, workers)))
         says = told.replace("**", "")  # a tag is shown as it stands
-        if differs or shown.tags.get("says") != says:
+        if shown.tags.get("says") != says:
             self.pages.tag_model("says", says)
-            self.pages.describe_model(told)
+            self._rest()
+        theirs = {alias: version for alias, version in shown.aliases.items() if alias not in ALIASES}
+        versions = {page.version: page.tags for page in shown.pages.values()}
+        whole = model_page(told, versions, theirs | expected(chair, shown))[:LIMIT]
+        if whole != shown.description:
+            self.pages.describe_model(whole)
+            self._rest()
 
 
 def heed(chair: Chair, workers: list[WorkerReport]) -> None:
@@ -278,6 +288,7 @@ def run(reconciler: Reconciler, every_s: float, going_on: Callable[[], bool] = l
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    _settings = load()
-    _pack = "--no-bento" not in sys.argv
-    run(Reconciler(Home.from_environment().open(), _settings, pack=_pack), _settings.workers.reconcile_every_s)
+    step_aside()
+    _home, _settings, _pace = Home.from_environment().open(), load(), Pace(SHARE, time.thread_time)
+    _reconciler = Reconciler(_home, _settings, pack="--no-bento" not in sys.argv, rest=_pace.rest)
+    run(_reconciler, _settings.workers.reconcile_every_s)
