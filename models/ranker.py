@@ -36,6 +36,7 @@ from models.interactions import (
     roll_forward,
 )
 from models.lift import fit_curves, lift
+from models.shared import Shared
 from models.signals import Signals, SignalsConfig, Stage
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Ranker(Recommender):
     weights: Sequence[float] = (1.0, RankerConfig.lift_weight)  # of log popularity and of the lift
     similar: csr_array  # (items of the fit, same) cosine of the nearest neighbours
     _signals: Signals
-    _stage: "tuple[LiveCounts, HotStage] | None" = None
+    _stages: "Shared[HotStage]"
 
     @property
     def half_lives_days(self) -> tuple[float, ...]:
@@ -115,7 +116,7 @@ class Ranker(Recommender):
         liked = live_counts(history, (self.config.discovery_half_life_days,), history.end_ms).counts[0]
         among = most_popular(liked, self.config.discovery_items, history.catalogue.tie_breaks)
         self.similar = nearest(history, among, self.config.neighbours)
-        self._stage = None
+        self._stages = Shared()
         return self
 
     def score(self, histories: Histories, live: LiveCounts, now_ms: int) -> np.ndarray:
@@ -163,7 +164,7 @@ class Ranker(Recommender):
         self._signals = Signals(
             **{f.name: np.load(folder / f"signals-{f.name}.npy", allow_pickle=False) for f in fields(Signals)}
         )
-        self._stage = None
+        self._stages = Shared()
         return self
 
     def _signals_config(self) -> SignalsConfig:
@@ -173,10 +174,7 @@ class Ranker(Recommender):
         return signals.read(at.stage, histories, now_ms, SignalsConfig.history_half_life_days)
 
     def _at(self, live: LiveCounts) -> "HotStage":
-        """What all viewers share at this moment: made once for each `live`."""
-        if self._stage is None or self._stage[0] is not live:
-            self._stage = (live, self._set_up(live, self._signals))
-        return self._stage[1]
+        return self._stages.at(live, lambda: self._set_up(live, self._signals))
 
     def _set_up(self, live: LiveCounts, learned: Signals) -> "HotStage":
         first, *others = self.half_lives_days

@@ -26,6 +26,7 @@ from models.base import Recommender
 from models.ease import most_popular
 from models.interactions import DAY_MS, Catalogue, Histories, Interactions, LiveCounts, histories_of
 from models.ranker import CHOICE_DAYS, best_half_life
+from models.shared import Shared
 from models.signals import genre_shares
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class SASRec(Recommender):
     genre_names: list[str]
     weights: Weights
     usual: np.ndarray  # (size,) float32: the mean viewer, taken off everybody
-    _stage: "tuple[LiveCounts, Stage] | None" = None
+    _stages: "Shared[Stage]"
 
     @property
     def half_lives_days(self) -> tuple[float, ...]:
@@ -98,7 +99,7 @@ class SASRec(Recommender):
             self.weight = found.weight if self.config.weight is None else self.config.weight * (found.weight > 0)
             self.usual = np.zeros(self.config.size, np.float32)
             self.usual = self._usual(history)
-        self._stage = None
+        self._stages = Shared()
         return self
 
     def score(self, histories: Histories, live: LiveCounts, now_ms: int) -> np.ndarray:
@@ -127,7 +128,7 @@ class SASRec(Recommender):
         weights = load_file(folder / "weights.safetensors")
         self.usual = weights.pop("usual")
         self.weights = weights
-        self._stage = None
+        self._stages = Shared()
         return self
 
     def _queries(
@@ -141,10 +142,7 @@ class SASRec(Recommender):
         return read(self.weights, vectors, liked, times, now_ms, self.config.heads) - self.usual
 
     def _at(self, live: LiveCounts) -> "Stage":
-        """What all viewers share at this moment: made once for each `live`."""
-        if self._stage is None or self._stage[0] is not live:
-            self._stage = (live, self._set_up(live))
-        return self._stage[1]
+        return self._stages.at(live, lambda: self._set_up(live))
 
     def _set_up(self, live: LiveCounts) -> "Stage":
         popularity, long = (live.decayed(days) for days in self.half_lives_days)

@@ -39,7 +39,7 @@ class Reconciler:
     """`step` as often as you like: where nothing happened it costs a few stats."""
 
     def __init__(self, home: Home, settings: Settings, *, pack: bool = True, rest: Rest = no_rest) -> None:
-        """pack: build Bentos; rest: called between what is written on the pages, for which nobody waits."""
+        """pack: build Bentos; rest: called between what is written to MLflow, for which nobody waits."""
         self.home, self.settings, self._rest = home, settings, rest
         self.pages = Pages(home, settings.registry.name)
         self.packing = Packing(home, settings) if pack else None
@@ -51,23 +51,19 @@ class Reconciler:
         PagesError where MLflow's database cannot be used: what the workers say is heeded all the same. LedgerError
         where the ledger does not hold: then nothing is done.
         """
-        trouble: PagesError | None = None
         workers = reports(self.home)
         stamp = (self._ledger_stamp(), [(w.pid, w.arms, w.refused) for w in workers])
-        try:
-            changed = self.pages.changed()
-        except PagesError as why:
-            changed, trouble = False, why
-        if changed or stamp != self._seen:
+        changed, shown, trouble = self._look(stamp)
+        if changed:
             self._seen = None
-            shown: Shown | None = None
             with deciding(self.home, self.settings) as chair:
                 heed(chair, workers)
-                if trouble is None and (shown := self.pages.shown()):
-                    self._agree(chair, shown)
+                if shown:
+                    self._judge(chair, shown)
                 if self.packing:
                     self.packing.want(chair.in_charge.get("champion"))
-            if shown:  # who decides next does not wait for words
+            if shown:  # who decides next waits for none of this
+                self._mirror(chair, shown)
                 self._write(chair, shown, workers)
             self._seen = stamp
         if self.packing:
@@ -80,6 +76,15 @@ class Reconciler:
         if self.packing:
             self.packing.close()
 
+    def _look(self, stamp: object) -> tuple[bool, Shown | None, PagesError | None]:
+        """Whether anything changed, what MLflow shows then, and why it cannot show it."""
+        try:
+            changed = self.pages.changed() or stamp != self._seen
+            return changed, self.pages.shown() if changed else None, None
+        except PagesError as why:
+            self.pages.close()  # so that it counts as changed when it can be read again
+            return stamp != self._seen, None, why
+
     def _ledger_stamp(self) -> tuple[int, ...]:
         try:
             found = self.home.ledger.stat()
@@ -89,7 +94,7 @@ class Reconciler:
 
     # Aliases ----------------------------------------------------------------------------------------------------------
 
-    def _agree(self, chair: Chair, shown: Shown) -> None:
+    def _judge(self, chair: Chair, shown: Shown) -> None:
         remembered = self._remembered(chair, shown)
         for alias, version in sorted(shown.aliases.items(), key=lambda pair: _order(pair[0])):
             if alias not in ALIASES:
@@ -104,7 +109,6 @@ class Reconciler:
                 and chair.in_charge[alias].body["version"] == (remembered[alias])
             ):
                 removed(chair, alias)
-        self._mirror(chair, shown)
 
     def _look_alike(self, chair: Chair, shown: Shown, alias: str, version: int) -> None:
         """An alias that looks like one of ours and is not: taken away, since people would take it for ours."""
@@ -118,9 +122,14 @@ class Reconciler:
         wanted = expected(chair, shown)
         for alias in ALIASES:
             want, have = wanted.get(alias), shown.aliases.get(alias)
-            if want is None and have is not None:
+            if want == have:
+                continue
+            self._rest()
+            if self.pages.alias(alias) != have:  # moved since: a wish, which the next step judges
+                return
+            if want is None:
                 self.pages.delete_alias(alias)
-            elif want is not None and want != have:
+            else:
                 self.pages.set_alias(alias, want)
         memory = json.dumps({"file": self._file(), "aliases": wanted})
         if not self.home.aliases.exists() or self.home.aliases.read_text() != memory:
@@ -158,23 +167,23 @@ class Reconciler:
                 words = pagewords.of_version(made, chair.in_charge, chair.entries, workers)
             for key, value in (("live", words.live), ("refused", words.refused)):
                 if page.tags.get(key, "") != value:
-                    self.pages.tag(page.version, key, value)
                     self._rest()
+                    self.pages.tag(page.version, key, value)
             if (whole := pagewords.above(words.sentences, page.description)) != page.description:
-                self.pages.describe(page.version, whole)
                 self._rest()
+                self.pages.describe(page.version, whole)
         models = {e.body["release"]: e.body["model"] for e in chair.entries if e.kind == "registered"}
         told = pagewords.of_model(chair.in_charge, models, list(troubles(chair, shown, workers)))
         says = told.replace("**", "")  # a tag is shown as it stands
         if shown.tags.get("says") != says:
-            self.pages.tag_model("says", says)
             self._rest()
+            self.pages.tag_model("says", says)
         theirs = {alias: version for alias, version in shown.aliases.items() if alias not in ALIASES}
         versions = {page.version: page.tags for page in shown.pages.values()}
         whole = model_page(told, versions, theirs | expected(chair, shown))[:LIMIT]
         if whole != shown.description:
-            self.pages.describe_model(whole)
             self._rest()
+            self.pages.describe_model(whole)
 
 
 def heed(chair: Chair, workers: list[WorkerReport]) -> None:

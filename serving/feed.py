@@ -11,7 +11,7 @@ from events.event import CATALOGUE
 from events.log import LogError
 from events.state import Acts
 from events.store import StoreError
-from serving.live import Live
+from serving.live import Live, Prepare, no_one
 
 log = logging.getLogger("greenlight.serving")
 
@@ -25,10 +25,10 @@ class Feed:
         self._acts, self._lines = Acts(home, settings), Acts(home, settings, (CATALOGUE,))
         self.trouble = ""
 
-    def follow(self, live: Live, seconds: float, beside: Iterable[Live] = ()) -> None:
+    def follow(self, live: Live, seconds: float, beside: Iterable[Live] = (), prepare: Prepare = no_one) -> None:
         """Take in what is new, until there is nothing or the time is over. What cannot be read now is tried again.
 
-        beside: live states from which a new one may take what they have.
+        beside: live states from which a new one may take what they have; prepare: sees new counts before requests do.
         """
         until, trouble = time.monotonic() + seconds, ""
         try:
@@ -38,7 +38,7 @@ class Feed:
                 time.sleep(PAUSE_S)
         except (LogError, StoreError) as why:
             trouble = str(why)
-        live.settle(wall_ms())
+        live.settle(wall_ms(), prepare)
         if trouble and trouble != self.trouble:
             log.warning("live state does not follow the log: %s", trouble)
         self.trouble = trouble

@@ -5,6 +5,7 @@ nothing. One thread applies; requests read at any time: a pair of viewer and mov
 replaced whole.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
@@ -26,6 +27,12 @@ SETTLE_MS = 1_000  # between two publications of counts and ranking
 ORDER_MS = 2_000  # between two looks at whether the ranking's order has changed
 IDLE_MS = 10_000  # and between two publications while nothing happens but time
 RANKED = 100  # places of the ranking whose order is watched
+
+Prepare = Callable[[LiveCounts], object]
+
+
+def no_one(counts: LiveCounts) -> None:
+    """Where nobody has anything to make of new counts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,14 +195,18 @@ class Live:
         if mine.pairs:
             self._since[user_id] = mine
 
-    def settle(self, wall_ms: int) -> None:
-        """Publish counts and ranking as of the home's now, where that is due. Cheap where nothing changed."""
+    def settle(self, wall_ms: int, prepare: Prepare = no_one) -> None:
+        """Publish counts and ranking as of the home's now, where that is due. Cheap where nothing changed.
+
+        prepare: sees the counts before requests do.
+        """
         wall = self._settings.clock == "wall"
         as_of_ms = max(wall_ms if wall else self.now_ms, self.counts.as_of_ms)
         news = self._tally.noted or self._renamed or len(self.names.ids) > len(self.counts.catalogue)
         due_ms = SETTLE_MS if news else IDLE_MS
         if abs(wall_ms - self._settled_ms) >= due_ms and (news or as_of_ms > self.counts.as_of_ms):
             self._tally.bring_up(as_of_ms, self._catalogue())
+            prepare(self._tally.counts)
             self.counts, self.popular = self._tally.counts, self._tally.popular()
             self._settled_ms = wall_ms
         if abs(wall_ms - self._ordered_ms) >= ORDER_MS:

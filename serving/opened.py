@@ -4,7 +4,8 @@ import copy
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mlflow_server.refreshed import Refreshed
 from mlflow_server.release import Checked, Popular, ReleaseError
 from mlflow_server.topk import TopK
 from models.base import Recommender, slates
-from models.interactions import Catalogue
+from models.interactions import Catalogue, LiveCounts
 from serving.live import Live, Names
 from serving.pool import Pool
 
@@ -133,6 +134,14 @@ class Opened:
         if self.settings.clock == "wall":
             return time.time_ns() // 1_000_000
         return self.live.now_ms if self.live else self.popular.end_ms
+
+    def prepare(self, counts: LiveCounts) -> None:
+        """Let the model make what it makes once for new counts, before they are published: the event loop would stand
+        still for ten slates. Where it scores in threads, the first of these makes it."""
+        if self.ready and self.live and self.inline:
+            nobody = replace(self.live.history(""), catalogue=counts.catalogue)
+            with suppress(Exception):  # a model's own code; requests find out, and say so
+                slates(self.ready.model, nobody, counts, self.now_ms(), 10)
 
     def start(self) -> None:
         """Look after what is missing, in the background."""

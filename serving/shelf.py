@@ -255,7 +255,7 @@ class _Keeper:
             self._begun.add(live)
             if self.follower.registered(opened.release) is None:  # made in another home: its offset is of another log
                 live.offset = 0
-        feed.follow(live, seconds, beside)
+        feed.follow(live, seconds, beside, opened.prepare)
 
     def _keep_up(self) -> None:
         """Follow the log; say what is served when it changes, and that this worker lives."""

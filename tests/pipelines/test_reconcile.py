@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,27 @@ def test_a_wish_that_they_refuse_is_put_back_and_the_page_says_why(
     assert "gate online has not judged version 2" in page(client, 2).tags["refused"]
     assert "gate online has not judged version 2" in page(client, 2).description
     assert page(client, 2).tags["live"] == "no"
+
+
+def test_a_wish_while_the_ledger_is_mirrored_is_judged_and_not_overwritten(
+    townhome: Home, loop: Reconciler, client: MlflowClient
+) -> None:
+    """The lead moves the alias when the loop has looked, and is about to set it where a verb on the shell put it."""
+    town.won(townhome, 3)
+    wishes = ["4"]
+
+    def rest() -> None:
+        if wishes:
+            client.set_registered_model_alias(NAME, "champion", wishes.pop())
+
+    assert promote(townhome, town.SETTINGS, 3, actor="ada").accepted
+    with closing(Reconciler(townhome, town.SETTINGS, pack=False, rest=rest)) as resting:
+        resting.step()
+        assert aliases(client)["champion"] == 4
+        resting.step()
+    (refusal,) = town.lines(townhome, "refusal")
+    assert (refusal.actor, refusal.body["version"], refusal.body["alias"]) == (LEAD, 4, "champion")
+    assert aliases(client) == {"champion": 3, "previous": 1} == standing(townhome)
 
 
 def test_sql_round_everything_is_a_wish_like_any_other(townhome: Home, loop: Reconciler, client: MlflowClient) -> None:

@@ -25,6 +25,7 @@ from events.local_log import LocalLog
 from mlflow_server.building import build
 from mlflow_server.ledger import Entry, Ledger, SigningKey
 from mlflow_server.release import Release, canonical, sha256_of
+from models.base import slates
 from models.shelf import find, load_file
 from serving.opened import Opened, Packaged
 from serving.opening import Opener
@@ -358,6 +359,27 @@ def test_live_state_follows_the_log_through_swaps(worker: Worker, built: Callabl
     assert seen(shelf.champion, "newcomer") == {"m8", "m9"}, "caught up before the first request"
     rate(worker.home, "newcomer", "m7")
     assert within(20, lambda: seen(shelf.champion, "newcomer") == {"m7", "m8", "m9"})
+
+
+def test_no_request_makes_what_a_model_makes_once_for_new_counts(
+    worker: Worker, built: Callable[[str], Release]
+) -> None:
+    staged = built("Staged")
+    worker.keep(staged)
+    worker.write("promotion", staged)
+    shelf = worker.start()
+    assert within(20, lambda: worker.serves(staged))
+    ready, live = shelf.champion.ready, shelf.champion.live
+    assert ready
+    assert live
+    ready.model.makers.clear()  # type: ignore[attr-defined]
+    for number in range(3):
+        before = live.counts
+        rate(worker.home, f"new{number}", f"m{number}")
+        assert within(20, lambda before=before: live.counts is not before)
+        slates(ready.model, live.history("u1"), live.counts, shelf.champion.now_ms(), 10)
+    assert threading.get_ident() not in ready.model.makers  # type: ignore[attr-defined]
+    assert len(ready.model.makers) >= 3  # type: ignore[attr-defined]
 
 
 def test_both_arms_follow_the_log(worker: Worker, built: Callable[[str], Release]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from models.base import Recommender
 from models.interactions import DAY_MS, Catalogue, Histories, Interactions, LiveCounts
+from models.shared import Shared
 
 END_MS = 1_700_000_000_000
 ITEMS = 30
@@ -51,6 +53,31 @@ class Tiny(Recommender):
 
     def score(self, histories: Histories, live: LiveCounts, now_ms: int) -> np.ndarray:
         return np.tile(self.base, (len(histories), 1))
+
+
+class Staged(Tiny):
+    """Makes something once for all viewers of each `live`; `makers`: the threads that made it."""
+
+    def fit(self, history: Interactions) -> "Staged":
+        super().fit(history)
+        self._stages, self._makers = Shared[np.ndarray](), list[int]()
+        return self
+
+    def load(self, folder: Path) -> "Staged":
+        super().load(folder)
+        self._stages, self._makers = Shared[np.ndarray](), list[int]()
+        return self
+
+    @property
+    def makers(self) -> list[int]:
+        return self._makers
+
+    def score(self, histories: Histories, live: LiveCounts, now_ms: int) -> np.ndarray:
+        return np.tile(self._stages.at(live, self._make), (len(histories), 1))
+
+    def _make(self) -> np.ndarray:
+        self._makers.append(threading.get_ident())
+        return self.base
 
 
 class NotANumber(Tiny):

@@ -1,0 +1,24 @@
+"""What a model makes once for all viewers of a moment: hot movies, their features."""
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from models.interactions import LiveCounts
+
+T = TypeVar("T")
+
+
+class Shared(Generic[T]):
+    """Made once for each `live`. Of the last two it is kept: while a service goes over from one to the next, its
+    threads ask for both."""
+
+    def __init__(self) -> None:
+        self._made: tuple[tuple[LiveCounts, T], ...] = ()  # replaced whole, so threads need no lock
+
+    def at(self, live: LiveCounts, make: Callable[[], T]) -> T:
+        for of, made in self._made:
+            if of is live:
+                return made
+        new = make()
+        self._made = ((live, new), *self._made[:1])
+        return new
