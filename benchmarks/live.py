@@ -46,6 +46,7 @@ from pipelines.loop import step_aside
 from pipelines.package import package_champion
 from pipelines.promote import promote
 from pipelines.train import train
+from pipelines.trained import Trained
 from serving.keys import KeyStore
 from serving.report import reports
 
@@ -256,19 +257,27 @@ def _memory_mb(service: Service) -> float:
 
 @contextmanager
 def _service(folder: Path) -> Iterator[Service]:
-    """`greenlight up` on a home with two trained versions, the ranker in charge of popularity."""
+    """`greenlight up` on a home with two versions of the ranker, so that a slate costs the same whoever is in charge:
+    popularity's takes half as long."""
     home, settings = Home(folder / "home").open(), load({})
     import_data(home, settings, "movietweetings")
     shutil.copyfile(home.log, folder / home.log.name)
-    training = train(home, settings, models=("ranker",), report=lambda line: out.print(line, style="dim"))
-    if package_champion(home, settings, training) is None:
-        raise SystemExit(training.sentence)
+    first, second = (_trained(home, settings, seed) for seed in (0, 1))
     key, _ = KeyStore(home).create("benchmark", ("admin",))
-    users, movies = _asked(home.releases / str(training.candidates[-1].release))
-    versions = [int(one.version) for one in training.candidates if one.version]
+    users, movies = _asked(home.releases / str(first.release))
+    versions = int(first.version or 0), int(second.version or 0)
     with up(home, GREENLIGHT_CACHE__ENTRIES="1") as ready:
-        which = (versions[0], versions[1])
-        yield Service(home, settings, ready["api"], key, ready["pid"], users, movies, which, folder / home.log.name)
+        yield Service(home, settings, ready["api"], key, ready["pid"], users, movies, versions, folder / home.log.name)
+
+
+def _trained(home: Home, settings: Settings, seed: int) -> Trained:
+    """A ranker; the first one is champion, and packaged."""
+    training = train(home, settings, models=("ranker",), seed=seed, report=lambda line: out.print(line, style="dim"))
+    package_champion(home, settings, training)
+    made = training.candidates[-1]
+    if made.version is None:
+        raise SystemExit(training.sentence)
+    return made
 
 
 def _asked(release: Path) -> tuple[list[str], list[str]]:

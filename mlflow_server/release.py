@@ -33,6 +33,7 @@ from mlflow_server.topk import TopK
 from mlflow_server.viewers import Past, Viewers
 from models.base import Recommender
 from models.interactions import Catalogue, Histories, LiveCounts
+from models.pieces import texts
 from models.shelf import ModelNotFound, load_file
 
 FORMAT = 2
@@ -207,8 +208,8 @@ def _class(manifest: Manifest, private: Path) -> type[Recommender]:
 
 def load_catalogue(checked: Checked) -> Catalogue:
     return Catalogue(
-        ids=np.array(checked.json("catalogue/ids.json"), dtype=np.str_),
-        titles=np.array(checked.json("catalogue/titles.json"), dtype=np.str_),
+        ids=texts(checked.json("catalogue/ids.json")),
+        titles=texts(checked.json("catalogue/titles.json")),
         genres=checked.array("catalogue/genres.npy"),
         genre_names=tuple(checked.json("catalogue/genre_names.json")),
     )
@@ -237,8 +238,8 @@ def load_popular(folder: Path) -> Popular:
 
 
 def checked_popular(checked: Checked) -> Popular:
-    """The same ranking, as the manifest names it."""
-    return popular_from(checked.json("popularity.json"), checked.folder / "popularity.json")
+    """The same ranking, as the manifest names it: its own checksum would tell nothing new."""
+    return _popular(checked.json("popularity.json"), checked.folder / "popularity.json")
 
 
 def popular_bytes(popular: Popular) -> bytes:
@@ -251,9 +252,16 @@ def popular_bytes(popular: Popular) -> bytes:
 def popular_from(whole: Any, path: Path) -> Popular:
     """The ranking from what was stored; ReleaseError where it is damaged."""
     try:
-        body = whole["body"]
-        if sha256_of(canonical(body)) != whole["sha256"]:
+        if sha256_of(canonical(whole["body"])) != whole["sha256"]:
             raise ReleaseError(f"{path}: damaged: its content does not match its checksum")
+    except (KeyError, TypeError) as why:
+        raise ReleaseError(f"{path}: damaged: not a popularity ranking") from why
+    return _popular(whole, path)
+
+
+def _popular(whole: Any, path: Path) -> Popular:
+    try:
+        body = whole["body"]
         ids, titles, scores = (tuple(body[name]) for name in ("ids", "titles", "scores"))
         return Popular(np.array(body["codes"], np.int32), ids, titles, scores, int(body["end_ms"]))
     except (KeyError, TypeError) as why:

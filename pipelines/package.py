@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from conf.home import Home
 from conf.settings import Settings
 from mlflow_server.ledger import finite
-from mlflow_server.release import Release, ReleaseError, canonical, sha256_of, verify
+from mlflow_server.release import Checked, Release, ReleaseError, canonical, sha256_of, verify
 from pipelines.latest import (
     ROOT,
     SERVICE,
@@ -41,6 +41,7 @@ REQUIREMENTS = (
 def package(home: Home, settings: Settings, release: Release, measured: dict[str, Any]) -> str:
     """Build the Bento of a release into the home's `BENTOML_HOME` and return its tag; `greenlight:latest` is it then.
 
+    ReleaseError where the release is damaged, PackageError where BentoML fails; the Bentos that are there stay.
     `measured` is what the infra gate saw: `median_ms` decides whether scoring runs on the event loop. A Bento of the
     same release, source and measurements is left as it is; one of another source has another name, since a server that
     runs from it would read half of each.
@@ -52,6 +53,7 @@ def package(home: Home, settings: Settings, release: Release, measured: dict[str
     name = f"{model}-{release.digest[:8]}-{sha256_of(canonical(facts))[:8]}"
     folder = bentos(home) / name
     if not _stands(folder / "src", facts):
+        verify(release.folder, public)
         shutil.rmtree(folder, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix="greenlight-package-") as staged:
             _stage(Path(staged), release, facts)
@@ -69,7 +71,7 @@ def renew(home: Home, settings: Settings) -> str | None:
     if bento is None:
         return None
     facts, folder = facts_of(bento), bento / "src" / "release"
-    release = Release(facts["release"], folder, verify(folder, facts["public"]))
+    release = Release(facts["release"], folder, Checked(folder, facts["public"]).manifest)
     return package(home, settings, release, facts["measured"])
 
 
@@ -79,7 +81,7 @@ def package_champion(home: Home, settings: Settings, training: "Training") -> st
     if chosen is None:
         return None
     folder = home.releases / str(chosen.release)
-    return package(home, settings, Release(folder.name, folder, verify(folder)), chosen.measured)
+    return package(home, settings, Release(folder.name, folder, Checked(folder).manifest), chosen.measured)
 
 
 def _stage(folder: Path, release: Release, facts: dict[str, Any]) -> None:

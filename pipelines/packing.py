@@ -11,7 +11,7 @@ from conf.home import Home
 from conf.settings import Settings
 from mlflow_server.depot import Depot
 from mlflow_server.ledger import Entry
-from mlflow_server.release import Release, verify
+from mlflow_server.release import Checked, Release
 from pipelines.latest import PackageError, bentos, facts_of
 from pipelines.loop import step_aside
 from pipelines.package import package
@@ -58,7 +58,7 @@ class Packing:
 
     def _build(self, digest: str) -> str:
         folder = self.depot.folder(digest)
-        release = Release(digest, folder, verify(folder))
+        release = Release(digest, folder, Checked(folder).manifest)
         return package(self.home, self.settings, release, self._measured(digest))
 
     def _measured(self, digest: str) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Reconciler:
     """`step` as often as you like: where nothing happened it costs a few stats."""
 
     def __init__(self, home: Home, settings: Settings, *, pack: bool = True, rest: Rest = no_rest) -> None:
-        """pack: build Bentos; rest: called between what is written to MLflow, for which nobody waits."""
+        """pack: build Bentos; rest: called between pieces of work, of which nobody waits for any."""
         self.home, self.settings, self._rest = home, settings, rest
         self.pages = Pages(home, settings.registry.name)
         self.packing = Packing(home, settings) if pack else None
@@ -56,6 +56,7 @@ class Reconciler:
         changed, shown, trouble = self._look(stamp)
         if changed:
             self._seen = None
+            self._rest()
             with deciding(self.home, self.settings) as chair:
                 heed(chair, workers)
                 if shown:

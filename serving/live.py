@@ -16,6 +16,7 @@ from events.state import Act, Acts
 from mlflow_server.release import Manifest, Popular
 from mlflow_server.viewers import Met, Viewers
 from models.interactions import Catalogue, Histories, LiveCounts
+from models.pieces import listed
 from serving.pairs import history_with, met_after
 from serving.passing import SLATES
 from serving.tally import Tally
@@ -74,7 +75,7 @@ class Live:
     ) -> None:
         self._viewers, self._settings = viewers, settings
         self.counts, self.popular = counts, popular
-        self.names = Names(catalogue.ids.tolist(), catalogue.titles.tolist())
+        self.names = Names(listed(catalogue.ids), listed(catalogue.titles))
         self.offset, self.now_ms = manifest.offset, popular.end_ms
         self.began: int | None = None  # the offset from which it has followed a log; the release's may not be of it
         self.order = _order(popular)

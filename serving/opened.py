@@ -21,6 +21,7 @@ from mlflow_server.release import Checked, Popular, ReleaseError
 from mlflow_server.topk import TopK
 from models.base import Recommender, slates
 from models.interactions import Catalogue, LiveCounts
+from models.pieces import listed
 from serving.live import Live, Names
 from serving.pool import Pool
 
@@ -197,7 +198,7 @@ class Opened:
             if self.live:
                 return Ahead(release.load_topk(checked), self.live.rows, self.live.names)
             rows = {user: row for row, user in enumerate(checked.json("viewers/ids.json"))}
-            return Ahead(release.load_topk(checked), rows, Names(catalogue.ids.tolist(), catalogue.titles.tolist()))
+            return Ahead(release.load_topk(checked), rows, Names(listed(catalogue.ids), listed(catalogue.titles)))
         except ReleaseError as why:  # the model may still be whole
             self._not_ahead = str(why)
             log.warning("the precomputed rung cannot serve: %s", why)
