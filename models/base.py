@@ -10,6 +10,8 @@ A model is a class with a frozen dataclass `Config` and two methods. It is named
         of the fit and may have newer movies after it. `-inf` means "never"; NaN and +inf are faults.
         A row may depend on that viewer's history, `live` and `now_ms` only: never on who else is in the batch.
         Viewers unseen in training are just histories; an empty history must be answered too.
+        Several threads may ask at once, in service also one beside requests: with counts that are not published yet, so
+        that what is made once for each `live` (models/shared.py) is there before a request needs it.
     curves
         What `fit` may leave for people to look at: values by epoch under names such as `validation_loss`. Training logs
         them to the run; they are not saved with the model.

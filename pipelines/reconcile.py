@@ -32,7 +32,7 @@ log = logging.getLogger("greenlight.reconcile")
 
 LEAD = "lead, in MLflow"  # only the lead and the service may move an alias there, and the service is us
 US = "reconcile"
-SHARE = 0.2  # of a core, at most, goes into the pages
+SHARE = 0.2  # of a core, at most, goes into MLflow's client
 
 
 class Reconciler:
