@@ -1,8 +1,12 @@
 """MLflow's server as Greenlight runs it: with a login. `python -m mlflow_server.app HOME PORT`, on loopback.
 
 No password is an argument. Who starts it with `command` gives it `environment` for settings other than those in force.
+
+`mlflow server` is a process that imports all of MLflow (7 s, 250 MB), then starts uvicorn in another one, which does it
+again, and waits. Here uvicorn runs in the process that has just made the users: `WORKER` is what it is told there.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +17,16 @@ from conf.settings import load
 from mlflow_server.accounts import Account, accounts
 
 HOST = "127.0.0.1"
+ARTIFACTS = "mlflow-artifacts:/"  # through the server, where an experiment says no other place
+WORKER = {  # what `mlflow server` sets for its worker (mlflow.server.constants, mlflow.environment_variables)
+    "_MLFLOW_SERVER_FILE_STORE": "{home.registry_uri}",
+    "_MLFLOW_SERVER_REGISTRY_STORE": "{home.registry_uri}",
+    "_MLFLOW_SERVER_ARTIFACT_ROOT": ARTIFACTS,
+    "_MLFLOW_SERVER_ARTIFACT_DESTINATION": "{home.root}/mlartifacts",
+    "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+    "_MLFLOW_SGI_NAME": "uvicorn",
+    "_MLFLOW_IN_JOB_EXECUTOR": "false",
+}
 EDITS = ("registered_model", "experiment")  # kinds of things in which the lead may edit everything
 
 
@@ -50,16 +64,20 @@ def _user(store: object, account: Account, *, admin: bool) -> None:
         store.update_user(account.name, password=account.password, is_admin=admin)  # type: ignore[attr-defined]
 
 
-def main(home: Home, port: str) -> None:
-    from mlflow.cli import cli
-
+def main(home: Home, port: int) -> None:
+    os.environ |= {name: value.format(home=home) for name, value in WORKER.items()}
     make_users(home)
     home.logins.chmod(0o600)
-    server = ["server", "--app-name", "basic-auth", "--backend-store-uri", home.registry_uri, "--workers", "1"]
-    cli([*server, "--host", HOST, "--port", port])
+    import uvicorn
+    from mlflow import server
+    from mlflow.server.auth import create_app
+
+    server.handlers.initialize_backend_stores(home.registry_uri, home.registry_uri, ARTIFACTS)
+    dated = Path(server.__file__).with_name("uvicorn_log_config.yaml")
+    uvicorn.run(create_app(), host=HOST, port=port, log_config=str(dated))
 
 
 if __name__ == "__main__":
     served = Home(Path(sys.argv[1]).absolute()).open()
     take(environment(served, load().storage))  # of the command as people type it
-    main(served, sys.argv[2])
+    main(served, int(sys.argv[2]))

@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from conf.environment import mlflow_storage
 from conf.home import Home
 from conf.sections.storage import Storage
 from models.shelf import load_file
 from pipelines.broker import BrokerError, java
+from tests import quarter as quarters
+from tests import town
+
+Once = Callable[[str, Callable[[Path], None]], Path]
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test workers share two cores
 for number in (signal.SIGINT, signal.SIGHUP):
@@ -25,6 +30,51 @@ for number in (signal.SIGINT, signal.SIGHUP):
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home").open()
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """`once("town", make)` is a folder that `make` filled, once for all processes of the test run. Read it; do not
+    change it. Where `make` fails, the next who asks tries again."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+
+    def filled(name: str, make: Callable[[Path], None]) -> Path:
+        folder, whole = shared / name, shared / f"{name}.whole"
+        with FileLock(shared / f"{name}.lock"):
+            if not whole.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                whole.touch()
+        return folder
+
+    return filled
+
+
+@pytest.fixture(scope="session")
+def quarter(once: Once) -> Home:
+    """`tests/quarter.py`. Copy it (`fresh_home`) where you write."""
+    return Home(once("quarter", quarters.make) / "home")
+
+
+@pytest.fixture
+def fresh_home(quarter: Home, tmp_path: Path) -> Callable[[str], Home]:
+    """`fresh_home(name)` is a copy of the quarter that a test may train in."""
+
+    def copy(name: str = "home") -> Home:
+        shutil.copytree(quarter.root, tmp_path / name)
+        return Home(tmp_path / name)
+
+    return copy
+
+
+@pytest.fixture
+def townhome(once: Once, tmp_path: Path) -> Home:
+    """A copy of `tests/town.py`: four judged versions, the first in charge."""
+    settled = once("town", lambda folder: town.settle(Home(folder / "home").open()))
+    shutil.copytree(settled / "home", tmp_path / "town")
+    return Home(tmp_path / "town")
 
 
 @pytest.fixture

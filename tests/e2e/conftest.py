@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 
+Once = Callable[[str, Callable[[Path], None]], Path]
 Greenlight = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -27,16 +27,12 @@ def greenlight() -> Greenlight:
 
 
 @pytest.fixture(scope="session")
-def told(tmp_path_factory: pytest.TempPathFactory, greenlight: Greenlight) -> Path:
+def told(once: Once, greenlight: Greenlight) -> Path:
     """A home in which the demo has been told on the real ratings in this repository. Read it; do not change it."""
-    shared = tmp_path_factory.getbasetemp()
-    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
-    home, said = shared / "told" / "home", shared / "told.txt"
-    with FileLock(shared / "told.lock"):
-        if not said.exists():
-            done = greenlight(home, "demo", "--once")
-            said.write_text(f"{done.returncode}\n{done.stdout}\n{done.stderr[-3000:]}")
-    status, _, output = said.read_text().partition("\n")
-    assert status == "0", output
-    assert "first recommendation after" in output
-    return home
+
+    def tell(folder: Path) -> None:
+        done = greenlight(folder / "home", "demo", "--once")
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-3000:]}"
+        assert "first recommendation after" in done.stdout
+
+    return once("told", tell) / "home"

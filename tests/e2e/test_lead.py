@@ -14,7 +14,7 @@ from mlflow_server.accounts import accounts
 from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Ledger
 from pipelines.serve import serve_registry
-from tests.pipelines import town
+from tests import town
 
 ROOT = Path(__file__).parents[2]
 EDITOR = "document.querySelector('[data-component-id*=modelversionviewaliaseditor]')"
@@ -25,11 +25,9 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
-def lived(tmp_path: Path) -> Home:
-    home = Home(tmp_path / "town").open()
-    town.settle(home)
-    town.won(home, 3)
-    return home
+def lived(townhome: Home) -> Home:
+    town.won(townhome, 3)
+    return townhome
 
 
 @pytest.fixture

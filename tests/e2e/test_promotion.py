@@ -18,7 +18,7 @@ from conf.settings import Settings
 from mlflow_server.release import Release, verify
 from pipelines.package import package
 from pipelines.serve import serve
-from tests.pipelines import town
+from tests import town
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = Settings.model_validate(
@@ -29,13 +29,11 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
-def lived(tmp_path: Path) -> Home:
-    home = Home(tmp_path / "town").open()
-    town.settle(home)
-    digest = town.made(home, 1)["release"]
-    folder = home.releases / digest
-    package(home, SETTINGS, Release(digest, folder, verify(folder)), {"median_ms": 0.1})
-    return home
+def lived(townhome: Home) -> Home:
+    digest = town.made(townhome, 1)["release"]
+    folder = townhome.releases / digest
+    package(townhome, SETTINGS, Release(digest, folder, verify(folder)), {"median_ms": 0.1})
+    return townhome
 
 
 def greenlight(home: Home, *words: str) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from pipelines.experiment import (
 from pipelines.promote import Outcome, deciding, promote, rollback
 from pipelines.reconcile import Reconciler
 from serving.router import arm_of
-from tests.pipelines import town
+from tests import town
 
 pytestmark = pytest.mark.server
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from models.shelf import find, load_file
 from pipelines.outcomes import rates
 from pipelines.precompute import precompute
 from pipelines.snapshot import cut
-from tests.pipelines.town import TINY
+from tests.town import TINY
 
 tiny = load_file(TINY)
 DAY = 86_400_000

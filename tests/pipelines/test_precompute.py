@@ -27,7 +27,7 @@ from serving.feed import Feed
 from serving.opened import Opened, Packaged
 from serving.refreshing import Refreshing
 from serving.report import reports
-from tests.pipelines.town import TINY, made
+from tests.town import TINY, made
 
 SETTINGS = Settings(serving=Serving(popularity_share=0.0))
 tiny = load_file(TINY)

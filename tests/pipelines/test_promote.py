@@ -17,7 +17,7 @@ from conf.home import Home
 from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Ledger, LedgerError
 from pipelines.promote import Outcome, PromoteError, deciding, promote, rollback
-from tests.pipelines import town
+from tests import town
 
 pytestmark = pytest.mark.server
 ROOT = Path(__file__).parents[2]

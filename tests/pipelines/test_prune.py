@@ -22,7 +22,7 @@ from pipelines.outbox import post
 from pipelines.promote import promote, rollback
 from pipelines.prune import GONE, Pruned, prune
 from serving.report import ArmReport, Reporter, WorkerReport
-from tests.pipelines import town
+from tests import town
 
 LEAST = Settings(clock="wall", retention=Retention(snapshots=1, releases=1, bentos=1, logged_models=1))
 OLD = time.time() - 200 * 86_400

@@ -20,7 +20,7 @@ from mlflow_server.ledger import Ledger, LedgerError
 from mlflow_server.pages import PagesError
 from pipelines.promote import promote, rollback
 from pipelines.reconcile import LEAD, Reconciler
-from tests.pipelines import town
+from tests import town
 
 pytestmark = pytest.mark.server
 ROOT = Path(__file__).parents[2]

@@ -26,7 +26,7 @@ from pipelines.replay import Replayed, ReplayError, moment, replay
 from pipelines.sending import SendingError
 from pipelines.serve import serve
 from serving.keys import KeyStore
-from tests.pipelines.town import TINY
+from tests.town import TINY
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = Settings(serving=Serving(popularity_share=0.0, exploration_share=0.0))

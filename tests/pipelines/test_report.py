@@ -23,7 +23,7 @@ from pipelines.movement import unanswered_movement
 from pipelines.prune import prune
 from pipelines.report import DriftReport, ReportError, drift
 from pipelines.traffic import Span, drawn_by, genres, rate_for, window
-from tests.pipelines.town import lines
+from tests.town import lines
 
 DAY = 86_400_000
 START = 1_700_006_400_000 // DAY * DAY

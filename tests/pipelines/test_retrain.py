@@ -26,7 +26,7 @@ from pipelines.limited import MARK
 from pipelines.movement import DRIFT, REPORT, unanswered_movement
 from pipelines.retrain import RETRAINED, RETRAINING, Retrained, RetrainError, cause, retrain, unfinished
 from pipelines.strays import end_marked
-from tests.pipelines.town import judged, made
+from tests.town import judged, made
 
 pytestmark = pytest.mark.timeout(900)
 

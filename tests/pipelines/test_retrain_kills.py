@@ -20,7 +20,7 @@ from pipelines.movement import unanswered_movement
 from pipelines.promote import promote
 from pipelines.retrain import RETRAINED, RETRAINING, unfinished
 from pipelines.strays import end_marked
-from tests.pipelines import town
+from tests import town
 from tests.pipelines.test_retrain import ALONE, ZOO, Verb, again, entries, letters, moved
 
 pytestmark = pytest.mark.timeout(900)

@@ -22,7 +22,7 @@ from pipelines.loop import write_json
 from pipelines.outbox import deliver, letters, post
 from pipelines.status import alarming, parts
 from serving.report import ArmReport, Refusal, Reporter, WorkerReport
-from tests.pipelines import town
+from tests import town
 
 HOUR = 3_600_000
 

@@ -12,7 +12,7 @@ from conf.settings import Settings
 from monitoring.experiment import Plan
 from monitoring.mail import LIMIT
 from pipelines.experiment import advance, stop
-from tests.pipelines import town
+from tests import town
 from tests.pipelines.test_experiment import PLAN, SETTINGS, T, begin, kinds, lived, look_now, place, run, tick
 
 __all__ = ["place"]  # a fixture

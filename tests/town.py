@@ -11,7 +11,7 @@ from mlflow_server.ledger import Decision, Entry, Ledger, SigningKey
 from mlflow_server.registry import Registry
 from models.shelf import find, load_file
 
-TINY = Path(__file__).parents[1] / "serving" / "tiny.py"
+TINY = Path(__file__).parent / "serving" / "tiny.py"
 DAY_MS = 86_400_000
 SETTINGS = Settings(clock="wall")
 VERSIONS = 4
