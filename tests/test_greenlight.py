@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from greenlight import app
 
@@ -44,8 +45,8 @@ VERBS += [["keys", verb] for verb in ("create", "rotate", "revoke", "list")]
 
 
 @pytest.mark.parametrize("words", VERBS, ids=" ".join)
-def test_every_verb_has_help_with_an_example_and_json(tmp_path: Path, words: list[str]) -> None:
-    help_text = greenlight(tmp_path / "h", *words, "--help").stdout
+def test_every_verb_has_help_with_an_example_and_json(words: list[str]) -> None:
+    help_text = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "200"}).stdout
     assert "Example: " in help_text
     assert "--json" in help_text
 

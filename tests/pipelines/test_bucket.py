@@ -33,6 +33,7 @@ from pipelines.train import Training, train
 pytestmark = pytest.mark.server
 s3 = load_file(Path(__file__).parents[1] / "faults" / "s3.py")
 SLOW = "503 SlowDown"
+QUICK = {"train": {"popularity_trials": 2}, "infra": {"golden_requests": 10}, "evaluate": {"bootstrap": 300}}
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def filled(quarter: Home, home: Home) -> Home:
 
 
 def trained(home: Home, storage: Storage) -> Training:
-    return train(home, Settings(storage=storage), models=("popularity",))
+    return train(home, Settings.model_validate({"storage": storage, **QUICK}), models=("popularity",))
 
 
 def keys(storage: Storage, under: str) -> list[str]:
