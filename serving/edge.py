@@ -96,38 +96,39 @@ class Edge:
 
     async def _answer(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
         """Send what the route's handler replies, or a plain sentence, and count it."""
-        call, seen = Call(scope, receive, time.monotonic(), self.ids.next()), door.seen(scope["headers"])
+        heard, seen = reading.Heard(receive), door.seen(scope["headers"])
+        call = Call(scope, heard, time.monotonic(), self.ids.next())
         try:
             if scope["method"] not in route.methods:
                 raise _other_method(scope["method"], route.methods)
             self.door.admit(scope, seen, route.needs)
             status, headers, body = await route.handler(call)
-            unread = scope["method"] != "POST" and door.has_body(seen)
         except Refused as why:
             self._count(why)
             status, headers, body = _refusal(why, as_json=route.path.startswith("/v1/"))
-            unread = door.has_body(seen)
         except CallerGone:
             return self.metrics.answered(route.path, "gone", time.monotonic() - call.begun)
         headers += [(b"content-length", b"%d" % len(body)), (b"x-request-id", call.request_id.encode())]
         headers += self.door.cross_origin(scope, seen, route.methods)
+        unread = door.has_body(seen) and not heard.whole
         await _sent(Reply(status, headers, b"" if scope["method"] == "HEAD" else body), send, receive, unread)
         self.metrics.answered(route.path, STATUS[status], time.monotonic() - call.begun)
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What the edge does not answer itself, behind the same door and with a body of the same size."""
-        seen = door.seen(scope["headers"])
+        heard, seen = reading.Heard(receive), door.seen(scope["headers"])
         try:
             self.door.admit(scope, seen, "read")
             if door.has_body(seen):
-                receive = reading.again(await reading.body(receive), receive)
+                receive = reading.again(await reading.body(heard), receive)
         except CallerGone:
             return
         except Refused as why:
             self._count(why)
             status, headers, body = _refusal(why, as_json=False)
             headers += [(b"content-length", b"%d" % len(body))]
-            return await _sent(Reply(status, headers, body), send, receive, door.has_body(seen))
+            unread = door.has_body(seen) and not heard.whole
+            return await _sent(Reply(status, headers, body), send, receive, unread)
         await self.inner(scope, receive, send)
 
     def _count(self, why: Refused) -> None:

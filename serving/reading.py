@@ -38,6 +38,18 @@ class Call(NamedTuple):
     request_id: str
 
 
+class Heard:
+    """A `receive` that knows whether the whole body has come through it."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self.whole = receive, False
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self.whole |= not message.get("more_body", False)
+        return message
+
+
 class Reply(NamedTuple):
     status: int
     headers: Headers

@@ -102,6 +102,13 @@ def test_a_body_that_cannot_be_read_is_refused_with_a_sentence(client: Callable,
     assert says in answer.json()["error"]
 
 
+def test_a_connection_ends_with_a_refusal_only_where_a_part_of_the_body_was_not_read(client: Callable) -> None:
+    ask = client()
+    assert "connection" not in ask("POST", "/v1/recommend", content=b"{").headers
+    assert ask("POST", "/v1/recommend", content=b"[" * 2 * MAX_BODY_BYTES).headers["connection"] == "close"
+    assert ask("GET", "/recommend/u0?k=0", content=b"{}").headers["connection"] == "close"
+
+
 def test_another_content_type_is_refused(client: Callable) -> None:
     answer = client()(
         "POST", "/v1/recommend", content=b"\x80\x04", headers={"content-type": "application/vnd.bentoml+pickle"}
