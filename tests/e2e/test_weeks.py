@@ -16,8 +16,9 @@ import pytest
 from conf.home import Home
 from conf.sections.audience import AudienceConf
 from conf.sections.experiment import Experiment
+from conf.sections.gates import InfraGate
 from conf.sections.jobs import Retrain
-from conf.sections.training import Train
+from conf.sections.training import Evaluate, Train
 from conf.settings import Settings
 from mlflow_server.ledger import Entry, Ledger
 from pipelines.data import import_data
@@ -39,6 +40,8 @@ GOOD = f"{Path(__file__).parents[1] / 'zoo' / 'good.py'}:Good"
 SMALL = Settings(
     audience=AudienceConf(viewers=700, movies=400, days=40),
     train=Train(models=("popularity", GOOD), popularity_trials=1),
+    evaluate=Evaluate(bootstrap=300),
+    infra=InfraGate(golden_requests=10),
     experiment=Experiment(min_days=3, max_days=6, min_users=50),
     retrain=Retrain(max_age_days=6),
 )

@@ -176,6 +176,7 @@ def _larger(name: str) -> Any:
     return ConfigResource(ConfigResourceType.TOPIC, name, configs={"max.message.bytes": str(20 << 20)})
 
 
+@pytest.mark.long  # the drill `broker-killed` has a short form
 def test_a_broker_that_is_killed_loses_nothing_that_was_acknowledged(kafka: Any, tmp_path: Path) -> None:
     with load_file(Path(__file__).parents[1] / "faults" / "broker.py").Broker(tmp_path) as broker:
         log = KafkaLog(broker.conf(timeout_s=3))

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,23 +100,33 @@ def verb(loop: Home) -> Iterator[list[Verb]]:
         one.process.kill()
 
 
-def test_killed_at_each_step_it_goes_on_or_starts_over(loop: Home, verb: list[Verb]) -> None:
-    for step in STEPS:
-        verb.append(Verb(loop))
+def killed_in_turn(home: Home, verb: list[Verb], steps: Sequence[str]) -> None:
+    """Each is killed with all that it began; the last one ends it."""
+    for step in steps:
+        verb.append(Verb(home))
         verb[-1].until(step)
         if step == STEPS[0]:
             with pytest.raises(RetrainError, match="another retraining runs"):
-                again(loop)
+                again(home)
         verb[-1].kill()
-        found = entries(loop)
+        found = entries(home)
         assert [e.kind for e in found].count("promotion") == (step == STEPS[-1]), step
         assert (unfinished(found) is not None) == (step != STEPS[0]), step
-    verb.append(Verb(loop))
+    verb.append(Verb(home))
     done = verb[-1].end()
     assert (done["outcome"], done["version"], "cut off after that" in done["sentence"]) == ("first champion", 1, True)
-    kinds = [entry.kind for entry in entries(loop)]
+    kinds = [entry.kind for entry in entries(home)]
     assert (kinds.count("registered"), kinds.count("promotion"), kinds[-1]) == (1, 1, RETRAINED)
-    assert kinds.count(RETRAINING) == len(STEPS) - 1, "each that got so far says why"
+    assert kinds.count(RETRAINING) == len(steps) - 1, "each that got so far says why"
+
+
+def test_killed_at_two_steps_it_goes_on_or_starts_over(loop: Home, verb: list[Verb]) -> None:
+    killed_in_turn(loop, verb, (STEPS[0], STEPS[-1]))
+
+
+@pytest.mark.long
+def test_killed_at_each_step_it_goes_on_or_starts_over(fresh_home: Callable[[], Home], verb: list[Verb]) -> None:
+    killed_in_turn(fresh_home(), verb, STEPS)
 
 
 def test_quiet_and_fresh_is_not_due(loop: Home) -> None:
