@@ -6,7 +6,6 @@ No password is an argument. Who starts it with `command` gives it `environment` 
 again, and waits. Here uvicorn runs in the process that has just made the users: `WORKER` is what it is told there.
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -65,7 +64,7 @@ def _user(store: object, account: Account, *, admin: bool) -> None:
 
 
 def main(home: Home, port: int) -> None:
-    os.environ |= {name: value.format(home=home) for name, value in WORKER.items()}
+    take({name: value.format(home=home) for name, value in WORKER.items()})
     make_users(home)
     home.logins.chmod(0o600)
     import uvicorn
