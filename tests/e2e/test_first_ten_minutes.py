@@ -14,18 +14,20 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from benchmarks.browser import chromium
+from benchmarks.browser import Page, chromium
 from benchmarks.running import ROOT, up
 from conf.home import Home
 from mlflow_server.accounts import accounts
 from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Decision, Ledger
 from serving.report import reports
-from tests.e2e.test_lead import set_alias
 
 SECTION = re.search(r"## The first ten minutes\n(.*?)\n### ", (ROOT / "README.md").read_text(), re.DOTALL)
 COMMANDS = re.findall(r"^    (\S(?:.*\\\n)*.*)$", SECTION[1] if SECTION else "", re.MULTILINE)
 PATIENCE_S = 120.0
+EDITOR = "document.querySelector('[data-component-id*=modelversionviewaliaseditor]')"
+FIELD = "document.querySelector('[role=dialog] input[role=combobox]')"
+SAVE = "document.querySelector('[data-component-id=\"mlflow.edit-aliases-modal.save-button\"]:not([disabled])')"
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
@@ -139,6 +141,19 @@ def test_what_a_viewer_has_just_watched_is_not_offered_again(running: Running) -
     eventually(lambda: not any(first in slate for slate in slates()))
 
 
+def set_alias(page: Page, url: str, version: int, alias: str) -> None:
+    """As a person does: the editor on the version's page, a name, Save."""
+    page.open(f"{url}/#/models/recommender/versions/{version}", "Aliases")
+    page.press(EDITOR)
+    page.wait(f"{FIELD} && (document.activeElement === {FIELD} || ({FIELD}.focus(), false))")  # the dialog moves first
+    page.type(alias)
+    page.wait(f"{FIELD}.value == {alias!r}")
+    page.enter()
+    page.wait(f"{FIELD}.value == ''")
+    page.press(SAVE)
+    page.wait("!document.querySelector('[role=dialog]')")
+
+
 def test_a_promotion_in_mlflows_pages_changes_what_the_service_answers(
     running: Running, need: Callable[[str], str]
 ) -> None:
@@ -153,6 +168,8 @@ def test_a_promotion_in_mlflows_pages_changes_what_the_service_answers(
         page.log_in(lead.name, lead.password)
         set_alias(page, running.ready["registry"], wanted["version"], "champion")
         page.open(pages, "Refused as champion")  # no A/B has shown that it is better
+        refusal = list(ledger.entries("refusal"))[-1]
+        assert refusal.body["reason"] in page.text()
         assert running.release_of("42") == first["release"]
         ts = max(entry.ts for entry in ledger.entries())
         for gate in ("offline", "online"):
@@ -164,6 +181,10 @@ def test_a_promotion_in_mlflows_pages_changes_what_the_service_answers(
         set_alias(page, running.ready["registry"], wanted["version"], "champion")
         eventually(lambda: {running.release_of(str(user)) for user in range(40)} == {wanted["release"]})
         page.open(pages, "Live as champion since")
+        page.open(f"{running.ready['registry']}/#/models/recommender", f"Version {wanted['version']} (popularity) is")
+    for entry in (refusal, list(ledger.entries("promotion"))[-1]):
+        assert (entry.actor, entry.body["version"]) == ("lead, in MLflow", wanted["version"])
+    assert not any(lead.password in file.read_text() for file in home.logs.iterdir())
     back = bash(home.root, "greenlight rollback --json")
     assert back.returncode == 0, back.stderr
     assert {report.arms["champion"].release for report in reports(home)} == {first["release"]}

@@ -361,6 +361,7 @@ def own(tmp_path_factory: pytest.TempPathFactory, kafka: Any) -> Iterator[Any]:
         yield running
 
 
+@pytest.mark.long  # that it comes back is seen in batch mode, too
 def test_it_reads_on_after_the_broker_was_killed_and_started_again(home: Home, own: Any) -> None:
     conf = settings_of(own, timeout_s=2)
     mirror = Mirror(home, conf)

@@ -185,6 +185,7 @@ def test_what_is_killed_sends_again_what_was_not_committed_and_nothing_is_missin
     assert in_order(events)
 
 
+@pytest.mark.long
 def test_what_came_through_elsewhere_is_not_committed_past_what_hangs(spool: LocalLog, tmp_path: Path) -> None:
     """Of two brokers, each with some of the partitions, one stops answering: what goes to the other comes through."""
     faults = load_file(Path(__file__).parents[1] / "faults" / "broker.py")

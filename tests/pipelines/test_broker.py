@@ -18,7 +18,6 @@ from events.event import EVENTS, Account
 from events.kafka_link import KafkaError
 from events.kafka_log import KafkaLog
 from models.shelf import load_file
-from pipelines.broker import of_home
 from pipelines.child import MARK
 from pipelines.strays import end_marked, marked
 from pipelines.up import CHILDREN, mark
@@ -102,8 +101,6 @@ def test_a_broker_of_its_own_that_keeps_its_data(home: Home, up: Callable[..., A
     assert ids(Kafka(servers=servers), "e2") == ["e1", "e2"]
     assert ended(first) == 0
     assert [pid for name in CHILDREN for pid in marked(f"{MARK}={mark(home, name)}")] == []
-    with BROKER.Broker(home.root, of_home(home, port)):  # what the next `up` would start
-        assert ids(Kafka(servers=servers)) == ["e1", "e2"]
 
 
 @pytest.mark.parametrize(

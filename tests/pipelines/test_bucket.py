@@ -90,7 +90,9 @@ def test_history_release_and_artifacts_are_in_the_bucket_encrypted_and_come_back
         assert "# Gate infra" in shown.text
 
 
-@pytest.mark.parametrize(("part", "fault"), [("releases", "cut-up"), ("artifacts", SLOW)])
+@pytest.mark.parametrize(
+    ("part", "fault"), [("releases", "cut-up"), pytest.param("artifacts", SLOW, marks=pytest.mark.long)]
+)
 def test_a_bucket_that_fails_in_the_middle_of_a_training_is_one_sentence_and_the_next_one_goes_on(
     filled: Home, storage: Storage, proxy: Any, part: str, fault: str
 ) -> None:

@@ -38,6 +38,7 @@ def stored(home: Home) -> list[bytes]:
         return list(log.bodies((EVENTS, CATALOGUE)))
 
 
+@pytest.mark.long
 def test_a_history_of_the_default_size_is_fit_to_learn_from_and_taste_can_be_learnt(home: Home) -> None:
     settings = Settings()
     report = import_data(home, settings, "simulated", seed=3)
