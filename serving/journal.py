@@ -78,6 +78,7 @@ class Journal:
     def __init__(self, home: Home | None, capacity: int, metrics: Metrics, cap_mb: float | None = None) -> None:
         self._home, self._capacity, self._metrics, self._cap_mb = home, capacity, metrics, cap_mb
         self._waiting: deque[Served] = deque()
+        self._batch: list[Served] = []  # taken from there, and not written yet
         self._closing = threading.Event()
         self._writer = threading.Thread(target=self._write, name="journal", daemon=True)
         self._log: LocalLog | None = None
@@ -89,7 +90,7 @@ class Journal:
 
     def put(self, served: Served) -> None:
         """Hand over one impression. Called on one thread only, the event loop's."""
-        if self._home is None or len(self._waiting) >= self._capacity:
+        if self._home is None or self._held >= self._capacity:
             self._metrics.dropped.inc()
             self._lost += 1
         else:
@@ -100,32 +101,44 @@ class Journal:
         self._closing.set()
         if self._writer.is_alive():
             self._writer.join(LAST_TRY_S)
-        self._metrics.dropped.inc(len(self._waiting))
-        self._lost += len(self._waiting)
+        self._metrics.dropped.inc(self._held)
+        self._lost += self._held
         self._tell_losses()
+
+    @property
+    def _held(self) -> int:
+        return len(self._waiting) + len(self._batch)
 
     def _write(self) -> None:
         pause = EVERY_S
         while not self._closing.wait(pause):
-            pause = EVERY_S if self._flush() else RETRY_S
+            pause = EVERY_S if self._flushed() else RETRY_S
             self._tell_losses()
-        self._flush()
+        self._flushed()
         if self._log is not None:
             self._log.close()
 
-    def _flush(self) -> bool:
-        """Move what waits into the log, batch by batch; False where the log cannot be written."""
-        while self._waiting:
-            batch = list(itertools.islice(self._waiting, BATCH))
-            try:
-                self._append(batch)
-            except LogError as why:
-                log.warning("impressions cannot be written, %d wait: %s", len(self._waiting), why)
-                return False
-            for _ in batch:
-                self._waiting.popleft()
-            self._metrics.written.inc(len(batch))
+    def _flushed(self) -> bool:
+        """Whether all that waits is in the log now. Whatever goes wrong, the writer lives: what it cannot write waits,
+        and is counted as lost where there is no more room."""
+        try:
+            self._flush()
+        except LogError as why:
+            log.warning("impressions cannot be written, %d wait: %s", self._held, why)
+            return False
+        except Exception:
+            log.exception("impressions cannot be written, %d wait", self._held)
+            return False
         return True
+
+    def _flush(self) -> None:
+        """Move what waits into the log, batch by batch. Popped, not iterated over: requests add to it meanwhile."""
+        while self._held:
+            while self._waiting and len(self._batch) < BATCH:
+                self._batch.append(self._waiting.popleft())
+            self._append(self._batch)
+            self._metrics.written.inc(len(self._batch))
+            self._batch = []
 
     def _tell_losses(self) -> None:
         """Keep that evidence was lost: whoever compares arms later must know. Tried again while the disk is full."""
