@@ -1,4 +1,4 @@
-"""What every test may use: an empty home, and real programs that are there or skip with a reason."""
+"""What every test may use: an empty home, homes made once for the whole run, real programs or a skip with a reason."""
 
 import os
 import shutil

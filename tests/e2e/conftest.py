@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 Once = Callable[[str, Callable[[Path], None]], Path]
 Greenlight = Callable[..., subprocess.CompletedProcess[str]]
-SHORT = {  # less is searched for than in `make demo`: it takes a quarter of its time, and is tried by other tests
+SHORT = {  # less is searched for than in `make demo`; what is searched is tried by other tests
     "GREENLIGHT_TRAIN__MODELS": "[popularity, ranker]",
     "GREENLIGHT_TRAIN__POPULARITY_TRIALS": "3",
     "GREENLIGHT_EVALUATE__BOOTSTRAP": "300",
