@@ -3,7 +3,7 @@
 No password is an argument. Who starts it with `command` gives it `environment` for settings other than those in force.
 
 `mlflow server` is a process that imports all of MLflow (7 s, 250 MB), then starts uvicorn in another one, which does it
-again, and waits. Here uvicorn runs in the process that has just made the users: `WORKER` is what it is told there.
+again, and waits. Here uvicorn runs in the process that has just made the users: `_worker` is what it is told there.
 """
 
 import sys
@@ -17,15 +17,6 @@ from mlflow_server.accounts import Account, accounts
 
 HOST = "127.0.0.1"
 ARTIFACTS = "mlflow-artifacts:/"  # through the server, where an experiment says no other place
-WORKER = {  # what `mlflow server` sets for its worker (mlflow.server.constants, mlflow.environment_variables)
-    "_MLFLOW_SERVER_FILE_STORE": "{home.registry_uri}",
-    "_MLFLOW_SERVER_REGISTRY_STORE": "{home.registry_uri}",
-    "_MLFLOW_SERVER_ARTIFACT_ROOT": ARTIFACTS,
-    "_MLFLOW_SERVER_ARTIFACT_DESTINATION": "{home.root}/mlartifacts",
-    "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
-    "_MLFLOW_SGI_NAME": "uvicorn",
-    "_MLFLOW_IN_JOB_EXECUTOR": "false",
-}
 EDITS = ("registered_model", "experiment")  # kinds of things in which the lead may edit everything
 
 
@@ -63,8 +54,21 @@ def _user(store: object, account: Account, *, admin: bool) -> None:
         store.update_user(account.name, password=account.password, is_admin=admin)  # type: ignore[attr-defined]
 
 
+def _worker(home: Home) -> dict[str, str]:
+    """What `mlflow server` sets for its worker (mlflow.server.constants, mlflow.environment_variables)."""
+    return {
+        "_MLFLOW_SERVER_FILE_STORE": home.registry_uri,
+        "_MLFLOW_SERVER_REGISTRY_STORE": home.registry_uri,
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": ARTIFACTS,
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(home.root / "mlartifacts"),
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+        "_MLFLOW_SGI_NAME": "uvicorn",
+        "_MLFLOW_IN_JOB_EXECUTOR": "false",
+    }
+
+
 def main(home: Home, port: int) -> None:
-    take({name: value.format(home=home) for name, value in WORKER.items()})
+    take(_worker(home))
     make_users(home)
     home.logins.chmod(0o600)
     import uvicorn

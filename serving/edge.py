@@ -110,8 +110,8 @@ class Edge:
             return self.metrics.answered(route.path, "gone", time.monotonic() - call.begun)
         headers += [(b"content-length", b"%d" % len(body)), (b"x-request-id", call.request_id.encode())]
         headers += self.door.cross_origin(scope, seen, route.methods)
-        unread = door.has_body(seen) and not heard.whole
-        await _sent(Reply(status, headers, b"" if scope["method"] == "HEAD" else body), send, receive, unread)
+        reply = Reply(status, headers, b"" if scope["method"] == "HEAD" else body)
+        await _sent(reply, send, heard, has_body=door.has_body(seen))
         self.metrics.answered(route.path, STATUS[status], time.monotonic() - call.begun)
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -127,8 +127,7 @@ class Edge:
             self._count(why)
             status, headers, body = _refusal(why, as_json=False)
             headers += [(b"content-length", b"%d" % len(body))]
-            unread = door.has_body(seen) and not heard.whole
-            return await _sent(Reply(status, headers, body), send, receive, unread)
+            return await _sent(Reply(status, headers, body), send, heard, has_body=door.has_body(seen))
         await self.inner(scope, receive, send)
 
     def _count(self, why: Refused) -> None:
@@ -229,15 +228,15 @@ def _other_method(method: str, methods: tuple[str, ...]) -> Refused:
     return Refused(status, f"{method} is not answered here; {allowed} are", [(b"allow", allowed.encode())])
 
 
-async def _sent(reply: Reply, send: Send, receive: Receive, unread: bool) -> None:
+async def _sent(reply: Reply, send: Send, heard: reading.Heard, *, has_body: bool) -> None:
     """Send a reply. Where a part of the body was not read, the connection ends with it, a little later."""
     status, headers, body = reply
-    if not unread:
+    if heard.whole or not has_body:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         return await send({"type": "http.response.body", "body": body})
     await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"connection", b"close")]})
     await send({"type": "http.response.body", "body": body, "more_body": True})
-    await reading.rest(receive)
+    await reading.rest(heard)
     await send({"type": "http.response.body", "body": b""})
 
 

@@ -12,6 +12,8 @@ from pipelines.snapshot import cut
 
 DATA = Path(__file__).parents[1] / "events" / "sources" / "data" / "movietweetings"
 DAYS, SHARE = 60, 4
+# settings of a training on it, for seconds
+QUICK = {"train": {"popularity_trials": 2}, "infra": {"golden_requests": 10}, "evaluate": {"bootstrap": 300}}
 
 
 def make(folder: Path) -> None:

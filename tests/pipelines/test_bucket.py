@@ -29,11 +29,11 @@ from pipelines.data import import_data
 from pipelines.serve import serve_registry
 from pipelines.status import parts
 from pipelines.train import Training, train
+from tests.quarter import QUICK
 
 pytestmark = pytest.mark.server
 s3 = load_file(Path(__file__).parents[1] / "faults" / "s3.py")
 SLOW = "503 SlowDown"
-QUICK = {"train": {"popularity_trials": 2}, "infra": {"golden_requests": 10}, "evaluate": {"bootstrap": 300}}
 
 
 @pytest.fixture

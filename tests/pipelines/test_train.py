@@ -22,12 +22,12 @@ from mlflow_server.ledger import Ledger, SigningKey
 from mlflow_server.registry import Registry
 from mlflow_server.release import verify
 from pipelines.train import TrainError, Training, train
+from tests.quarter import QUICK
 
 pytestmark = pytest.mark.server  # candidates live in processes of their own
 
 ZOO = Path(__file__).parents[1] / "zoo"
 ROOT = Path(__file__).parents[2]
-QUICK = {"train": {"popularity_trials": 2}, "infra": {"golden_requests": 10}, "evaluate": {"bootstrap": 300}}
 
 
 def settings(**sections: dict[str, Any]) -> Settings:
