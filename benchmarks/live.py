@@ -10,6 +10,7 @@ what was stored.
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import sys
@@ -38,11 +39,11 @@ from events.event import EVENTS
 from events.local_log import LocalLog
 from events.pace import Pace
 from events.store import FolderStore
+from events.turns import step_aside
 from mlflow_server.in_charge import in_charge
 from mlflow_server.ledger import Decision, Ledger
 from pipelines.archiving import SHARE
 from pipelines.data import import_data
-from pipelines.loop import step_aside
 from pipelines.package import package_champion
 from pipelines.promote import promote
 from pipelines.train import train
@@ -290,7 +291,8 @@ def _headers(service: Service) -> dict[str, str]:
 
 
 def _beside(plan: dict[str, Any]) -> None:
-    """In a process of its own that steps aside, as the archive always is."""
+    """In a session of its own that steps aside, as the archive always is."""
+    os.setsid()
     step_aside()
     until = time.monotonic() + plan["seconds"]
     if "archive" in plan:

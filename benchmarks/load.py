@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from serving.turns import take_short_turns
+from events.turns import take_short_turns
 
 
 @dataclass

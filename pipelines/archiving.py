@@ -19,7 +19,8 @@ from events.pace import Pace, Rest, no_rest
 from events.reading import opened, reading_log
 from events.retention import trim_logs
 from events.store import Store, history_store
-from pipelines.loop import asked_to_end, speak, step_aside, write_json
+from events.turns import step_aside
+from pipelines.loop import asked_to_end, speak, write_json
 
 log = logging.getLogger("greenlight.archiving")
 

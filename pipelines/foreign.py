@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from events.turns import step_aside
 from models.base import Recommender, slates
 from models.interactions import Catalogue, Histories, Interactions, LiveCounts
 from models.shelf import ModelNotFound, Shelved, find
@@ -27,6 +28,7 @@ from pipelines.wire import read
 
 
 def main() -> None:
+    step_aside(0)
     name, seed, memory_mb = sys.argv[1:4]
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

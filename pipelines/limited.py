@@ -46,7 +46,7 @@ def run(
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            process_group=0,  # beyond a Ctrl-C in the terminal; a new session would not be as nice as this one
         )
     until = time.monotonic() + limit_s
     wanted = in_time = True

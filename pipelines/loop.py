@@ -46,11 +46,6 @@ def run(loop: Loop, wait: Callable[[float], bool]) -> None:
         loop.close()
 
 
-def step_aside() -> None:
-    """Run behind the API: a request never waits for a loop, or for a job that one starts, to give up its core."""
-    os.nice(10)
-
-
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Replace a small file whole, so that who reads it meanwhile sees the old or the new one."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")

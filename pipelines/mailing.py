@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings, load
-from pipelines.loop import asked_to_end, speak, step_aside
+from events.turns import step_aside
+from pipelines.loop import asked_to_end, speak
 from pipelines.outbox import deliver
 from pipelines.watch import Watch
 

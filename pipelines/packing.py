@@ -9,11 +9,11 @@ from typing import Any
 from conf.errors import PlainError
 from conf.home import Home
 from conf.settings import Settings
+from events.turns import step_aside
 from mlflow_server.depot import Depot
 from mlflow_server.ledger import Entry
 from mlflow_server.release import Checked, Release
 from pipelines.latest import PackageError, bentos, facts_of
-from pipelines.loop import step_aside
 from pipelines.package import package
 
 log = logging.getLogger("greenlight.packing")

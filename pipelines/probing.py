@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from events.turns import step_aside
 from models.base import Recommender, checked_scores, slates
 from models.interactions import Catalogue, Histories, LiveCounts
 from models.popularity import Popularity, PopularityConfig
@@ -43,6 +44,7 @@ NOT_ANSWERED = np.float32(np.nan)
 
 
 def main() -> None:
+    step_aside(0)
     folder, requests, answers, memory_mb = sys.argv[1:5]
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what the model prints goes elsewhere

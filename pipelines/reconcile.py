@@ -17,13 +17,13 @@ from conf.home import Home
 from conf.settings import Settings, load
 from events.disk import sync
 from events.pace import Pace, Rest, no_rest
+from events.turns import step_aside
 from mlflow_server.in_charge import ALIASES
 from mlflow_server.ledger import Entry
 from mlflow_server.pages import Page, Pages, PagesError, Shown
 from mlflow_server.registry import LIMIT
 from mlflow_server.shown import model_page
 from pipelines import pagewords
-from pipelines.loop import step_aside
 from pipelines.packing import Packing
 from pipelines.promote import Chair, Outcome, deciding
 from serving.report import WorkerReport, reports

@@ -26,10 +26,11 @@ from conf.home import Home
 from conf.sections.jobs import Schedule
 from conf.settings import Settings, load
 from events.clock import now_ms, wall_ms
+from events.turns import step_aside
 from pipelines import limited
 from pipelines.cron import Times, times
 from pipelines.limited import Ended, output_of
-from pipelines.loop import asked_to_end, read_json, speak, step_aside, write_json
+from pipelines.loop import asked_to_end, read_json, speak, write_json
 from pipelines.notices import of_ended
 from pipelines.outbox import post
 

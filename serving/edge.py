@@ -25,6 +25,7 @@ import orjson
 from conf.home import Home
 from conf.sections.serving import Scope as Right
 from conf.settings import Settings
+from events.turns import take_short_turns
 from mlflow_server.release import ReleaseError
 from serving import door, reading
 from serving import metrics as prometheus
@@ -39,7 +40,6 @@ from serving.passing import SLATES
 from serving.pool import CallerGone
 from serving.reading import JSON, TEXT, ASGIApp, Call, Message, Receive, Refused, Reply, Scope, Send
 from serving.shelf import Shelf
-from serving.turns import take_short_turns
 
 log = logging.getLogger("greenlight.serving")
 

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -228,6 +229,16 @@ def test_a_daemon_that_it_started_ends_with_it(made: Callable[..., Candidate], h
     assert child.exists()
     candidate.close()
     assert not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_it_is_no_less_nice_than_who_started_it(made: Callable[..., Candidate], history: Interactions) -> None:
+    """Its session is its own, and would weigh as much as any."""
+    with ThreadPoolExecutor(1, initializer=os.nice, initargs=(5,)) as nicer:
+        candidate = nicer.submit(made).result()
+    group = Path(f"/proc/{candidate.fit(history)._host._process.pid}/autogroup")
+    if not group.exists() or not group.read_text():
+        pytest.skip("this kernel does not group processes by session")
+    assert group.read_text().split()[-1] == str(os.nice(0) + 5)
 
 
 @pytest.mark.parametrize("noise", ["garbage", '{"half_lives_days": [3.0]}', "5", '{"fault": "none of ours"}'])

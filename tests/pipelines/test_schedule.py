@@ -221,6 +221,11 @@ def test_what_a_command_leaves_behind_is_ended_and_so_is_one_that_nobody_waits_f
     assert ours() == []
 
 
+def test_a_command_stays_in_the_session_whose_niceness_it_shares(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import os; print(os.getsid(0), os.getpgid(0) == os.getpid())"]
+    assert limited.run(command, os.environ, tmp_path / "said.log", 60) == (0, f"{os.getsid(0)} True")
+
+
 def test_the_last_whole_lines_are_kept(tmp_path: Path) -> None:
     said = tmp_path / "said.log"
     for content, kept in (("", ""), ("\n \n", ""), ("one\n  two\n\n", "one two"), ("é" * 5000, "é" * limited.SAID)):

@@ -31,7 +31,7 @@ from pipelines.latest import latest
 from pipelines.package import package
 from pipelines.schedule import Job, Scheduler
 from pipelines.strays import end_marked, marked
-from pipelines.up import CHILDREN, mark, running
+from pipelines.up import CHILDREN, LOOPS, mark, running
 from serving.report import reports
 from tests import town
 
@@ -106,6 +106,14 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def step_aside(pid: int) -> bool:
+    """Whether a process does, and, where the kernel groups processes by session, its session too."""
+    group = Path(f"/proc/{pid}/autogroup")
+    nice = os.nice(0) + 10
+    grouped = group.read_text().split() if group.exists() else []
+    return os.getpriority(os.PRIO_PROCESS, pid) == nice and (not grouped or grouped[-1] == str(nice))
+
+
 def upgraded(home: Home) -> Path:
     """The Bento of the champion, as an earlier Greenlight would have left it."""
     folder = home.releases / town.made(home, 1)["release"]
@@ -139,6 +147,8 @@ def test_all_of_it_comes_up_mends_itself_and_ends_whole(townhome: Home, up: Call
     posted = httpx.post(told["api"] + "/v1/events", json=seen, headers=bearer, timeout=PATIENCE_S)
     assert (posted.status_code, posted.json()["stored"]) == (200, 1), posted.text
     within(lambda: any(townhome.history.glob("events/day=*/*.parquet")), first)
+    within(lambda: all(step_aside(first.children()[name]["pid"]) for name in LOOPS), first)
+    assert not step_aside(first.children()["api"]["pid"])
     before = first.children()["archiving"]["pid"]
     os.kill(before, signal.SIGKILL)
     within(lambda: first.children()["archiving"]["pid"] not in (None, before), first)
