@@ -27,6 +27,7 @@ from models.choice import fit_choice
 from models.ease import most_popular
 from models.interactions import (
     DAY_MS,
+    Catalogue,
     Histories,
     Interactions,
     LiveCounts,
@@ -174,9 +175,10 @@ class Ranker(Recommender):
         return signals.read(at.stage, histories, now_ms, SignalsConfig.history_half_life_days)
 
     def _at(self, live: LiveCounts) -> "HotStage":
-        return self._stages.at(live, lambda: self._set_up(live, self._signals))
+        return self._stages.at(live, lambda: self._set_up(live, self._signals, self._stages.newest))
 
-    def _set_up(self, live: LiveCounts, learned: Signals) -> "HotStage":
+    def _set_up(self, live: LiveCounts, learned: Signals, before: "HotStage | None" = None) -> "HotStage":
+        """before: one with the same signals. Counts change by the second, hot movies hardly by the minute."""
         first, *others = self.half_lives_days
         ties, popularity = live.catalogue.tie_breaks, live.decayed(first)
         picks = [most_popular(popularity, self.config.hot_first, ties)]
@@ -187,8 +189,11 @@ class Ranker(Recommender):
         rest = np.log(popularity + SMALLEST * (1.0 + long))
         base = rest - rest.max(initial=0.0) + logs[hot].min(initial=0.0) - GAP
         base[hot] = logs[hot]
-        staged = signals.stage(learned, live.catalogue, hot, tuple(self.genre_names))
-        return HotStage(live.as_of_ms, hot, base.astype(np.float32), staged)
+        if before and before.catalogue is live.catalogue and np.array_equal(before.hot, hot):
+            staged = before.stage
+        else:
+            staged = signals.stage(learned, live.catalogue, hot, tuple(self.genre_names))
+        return HotStage(live.as_of_ms, live.catalogue, hot, base.astype(np.float32), staged)
 
     def _learn_lift(self, history: Interactions, mornings: "list[HotStage]") -> tuple[np.ndarray, np.ndarray]:
         """Knots and heights of the lift's curves over all training days; flat where likings are too few."""
@@ -263,6 +268,7 @@ class Ranker(Recommender):
 @dataclass(frozen=True, eq=False)
 class HotStage:
     as_of_ms: int
+    catalogue: Catalogue
     hot: np.ndarray  # (h,) int64 codes, ascending
     base: np.ndarray  # (items,) float32: everybody's score before the lift
     stage: Stage

@@ -15,6 +15,11 @@ class Shared(Generic[T]):
     def __init__(self) -> None:
         self._made: tuple[tuple[LiveCounts, T], ...] = ()  # replaced whole, so threads need no lock
 
+    @property
+    def newest(self) -> T | None:
+        """What was made last, if anything: a part of it may still hold."""
+        return self._made[0][1] if self._made else None
+
     def at(self, live: LiveCounts, make: Callable[[], T]) -> T:
         for of, made in self._made:
             if of is live:

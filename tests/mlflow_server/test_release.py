@@ -17,7 +17,7 @@ from mlflow_server.building import build
 from mlflow_server.ledger import SigningKey
 from mlflow_server.release import Release, ReleaseError
 from models.base import slates
-from models.interactions import histories_of, live_counts
+from models.interactions import Catalogue, histories_of, live_counts
 from models.shelf import find, load_file
 
 TINY = Path(__file__).parents[1] / "serving" / "tiny.py"
@@ -41,6 +41,17 @@ def test_the_folder_is_named_by_its_manifest_and_building_again_changes_nothing(
     assert second.digest == first.digest == first.folder.name
     assert {path: path.stat().st_mtime_ns for path in second.folder.rglob("*")} == before
     assert [path.name for path in (tmp_path / "releases").iterdir()] == [first.digest]
+
+
+@pytest.mark.parametrize("size", [0, 7, release.POPULAR, 3 * release.POPULAR])
+@pytest.mark.parametrize("kinds", [1, 4, 10**6])
+def test_the_ranking_is_that_of_all_movies_sorted_by_likes_then_interactions(size: int, kinds: int) -> None:
+    rng = np.random.default_rng(size + kinds)
+    ids = np.array([f"m{number}" for number in range(size)], np.str_)
+    catalogue = Catalogue(ids, ids, np.zeros((size, 0), bool), ())
+    liked, met = rng.integers(kinds, size=size) - 1.0, rng.integers(3, size=size)
+    whole = np.lexsort((catalogue.tie_breaks, -met, -liked))[: release.POPULAR]
+    assert release.ranked(catalogue, liked, met, 0).codes.tolist() == whole.tolist()
 
 
 def test_what_is_loaded_answers_as_the_model_that_was_built(tmp_path: Path) -> None:

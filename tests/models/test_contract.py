@@ -70,6 +70,23 @@ def test_a_saved_model_scores_the_same_after_loading(
     assert again.half_lives_days == fitted.half_lives_days
 
 
+def test_what_is_kept_of_one_moment_changes_no_score_of_the_next(
+    shelved: shelf.Shelved, fitted: Recommender, audience: Interactions, tmp_path: Path
+) -> None:
+    fitted.save(tmp_path)
+    fresh = lambda: shelved.cls(shelved.cls.Config(**settings_of(fitted)), seed=3).load(tmp_path)  # noqa: E731
+    kept, now, end_ms = fresh(), live_of(fitted, audience), audience.end_ms
+    old = audience.catalogue
+    others = replace(audience, catalogue=Catalogue(old.ids, old.titles, old.genres[::-1], old.genre_names))
+    moments = [
+        (audience, replace(now, counts=counts)) for counts in (now.counts, 0.5 * now.counts, now.counts[:, ::-1])
+    ]
+    for history, live in [*moments, (others, replace(moments[-1][1], catalogue=others.catalogue))]:
+        histories = histories_of(history, np.arange(40), end_ms)
+        scores = fresh().score(histories, live, end_ms)
+        np.testing.assert_array_equal(kept.score(histories, live, end_ms), scores)
+
+
 def test_only_plain_files_are_written(fitted: Recommender, tmp_path: Path) -> None:
     fitted.save(tmp_path)
     assert {file.suffix for file in tmp_path.iterdir()} <= ALLOWED
