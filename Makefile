@@ -13,7 +13,7 @@ demo: .venv/installed  ## the whole loop, from nothing to a served, explained, g
 	$(BIN)/greenlight demo $(ARGS)
 
 test: .venv/installed services  ## every test but those of many minutes
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long" $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not long" $(ARGS)
 
 long: .venv/installed services  ## the tests of many minutes: twenty weeks of a home's life, kills at every step
 	$(BIN)/python -m pytest -m long $(ARGS)
